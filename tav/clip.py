@@ -1,0 +1,146 @@
+"""Clips in and out: videos and folders of frames become tensors (f, 3, h, w), and tensors become files to look at."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image, ImageOps
+
+from tav.errors import InputError
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+FITS = {"crop": max, "letterbox": min}  # which of the two scales, by height and by width
+
+
+def read_clip(path, num_frames=8, size=64, start=0, stride=1, fit="crop") -> torch.Tensor:
+    """Reads the frames start, start + stride, ... of a video, a GIF or a folder of frames as (f, 3, h, w) in [-1, 1].
+
+    size is the side of a square, or (h, w), in pixels. fit says what becomes of another shape: "crop" fills the frame
+    and cuts off what is outside, "letterbox" keeps everything between black bars; neither distorts. Decoding ends with
+    the last frame that is needed. Raises InputError where the file cannot be read or holds too few frames.
+    """
+    if fit not in FITS:
+        raise InputError(f"fit is {fit!r}: choose one of {', '.join(FITS)}")
+    path, size = Path(path), (size, size) if isinstance(size, int) else tuple(size)
+    wanted = range(start, start + num_frames * stride, stride)
+    frames, count = [], 0
+    for count, frame in enumerate(_decode(path), 1):
+        if count - 1 in wanted:
+            frames.append(_fit(frame(), size, fit))
+        if len(frames) == num_frames:
+            return torch.stack(frames)
+    raise InputError(_too_short(path, count, num_frames, start, stride))
+
+
+def write_clip(path, frames, fps=8) -> None:
+    """Writes frames (f, 3, h, w) in [0, 1] as an H.264 mp4 that browsers play; an odd side gains a repeated line."""
+    h, w = frames.shape[-2:]
+    frames = F.pad(frames, (0, w % 2, 0, h % 2), mode="replicate")
+    # faststart: playable before it has arrived; one thread: the same bytes on every machine
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        rate, options = Fraction(fps).limit_denominator(1001), {"crf": "16", "threads": "1"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = w + w % 2, h + h % 2, "yuv420p"
+        for picture in _to_uint8(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_frames(folder, frames) -> None:
+    """Writes frames (f, 3, h, w) in [0, 1] as folder/00000.png, 00001.png, ..."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for index, picture in enumerate(_to_uint8(frames)):
+        Image.fromarray(picture).save(Path(folder) / f"{index:05}.png")
+
+
+def read_frames(folder) -> torch.Tensor:
+    """Reads what `write_frames` wrote: (f, 3, h, w) in [0, 1]."""
+    return torch.stack([frame()[0] for frame in _decode_folder(Path(folder))])
+
+
+def _decode(path: Path) -> Iterator:
+    """Yields per frame a function that gives (picture, pixel aspect): a frame that is passed over is never converted."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist: give the path of a video, a GIF or a folder of frames")
+    if path.is_dir():
+        yield from _decode_folder(path)
+    elif path.stat().st_size == 0:
+        raise InputError(f"{path} is empty: copy or download it again")
+    else:
+        yield from _decode_video(path)
+
+
+def _decode_folder(folder: Path) -> Iterator:
+    pictures = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES]
+    if not pictures:
+        raise InputError(f"{folder} holds no frames: put pictures there ({', '.join(sorted(PICTURES))})")
+    for picture in sorted(pictures, key=lambda p: (len(p.stem), p.stem)):  # 10.png comes after 9.png
+        yield lambda picture=picture: (_open_picture(picture), 1.0)
+
+
+def _open_picture(path: Path) -> torch.Tensor:
+    try:
+        return _to_tensor(np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB")))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as a picture: replace it or take it out of its folder") from error
+
+
+def _decode_video(path: Path) -> Iterator:
+    count, promised = 0, 0
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(f"{path} holds no pictures: give a video, a GIF or a folder of frames")
+            stream = container.streams.video[0]
+            stream.thread_type, promised = "AUTO", stream.frames
+            for count, frame in enumerate(container.decode(stream), 1):  # noqa: B007
+                yield lambda frame=frame: (_upright(frame), float(stream.sample_aspect_ratio or 1))
+    except av.FFmpegError as error:
+        what = f"breaks off after {count} frames" if count else "cannot be read as a video"
+        raise InputError(f"{path} {what} ({error.strerror}): copy, download or convert it again") from error
+    if count < promised:
+        raise InputError(f"{path} breaks off after {count} of its {promised} frames: copy it again, or use frames before that")
+
+
+def _upright(frame: av.VideoFrame) -> torch.Tensor:
+    """The picture turned as its recorder asks players to: ffmpeg counts the angle counter-clockwise, as rot90 does."""
+    return torch.rot90(_to_tensor(frame.to_ndarray(format="rgb24")), round(frame.rotation / 90), (1, 2))
+
+
+def _fit(frame: tuple[torch.Tensor, float], size: tuple[int, int], fit: str) -> torch.Tensor:
+    """A picture (3, h, w) in [0, 1], its pixels `aspect` times as wide as high, scaled and cropped or barred: [-1, 1]."""
+    picture, aspect = frame
+    (h, w), choose = picture.shape[1:], FITS[fit]
+    scale = choose(size[0] / h, size[1] / (w * aspect))
+    inner = max(1, round(h * scale)), max(1, round(w * aspect * scale))
+    picture = F.interpolate(picture[None], inner, mode="bilinear", antialias=True, align_corners=False)[0]
+    top, left = (inner[0] - size[0]) // 2, (inner[1] - size[1]) // 2
+    bottom, right = inner[0] - size[0] - top, inner[1] - size[1] - left
+    return F.pad(picture, (-left, -right, -top, -bottom)) * 2 - 1  # a negative pad cuts
+
+
+def _too_short(path: Path, count: int, num_frames: int, start: int, stride: int) -> str:
+    needed = start + (num_frames - 1) * stride + 1
+    message = f"{path} has {count} frames, but {num_frames} frames from {start} on in steps of {stride} need {needed}"
+    left = count - start
+    if left <= 0:
+        return f"{message}: set start below {count}"
+    choices = [f"num_frames to at most {(left - 1) // stride + 1}"]
+    if stride > 1 and left >= num_frames > 1:
+        choices.append(f"stride to at most {(left - 1) // (num_frames - 1)}")
+    if count >= needed - start:
+        choices.append(f"start to at most {count - (needed - start)}")
+    return f"{message}: set {' or '.join(choices)}"
+
+
+def _to_tensor(picture: np.ndarray) -> torch.Tensor:
+    return rearrange(torch.from_numpy(picture), "h w c -> c h w").float() / 255
+
+
+def _to_uint8(frames: torch.Tensor) -> np.ndarray:
+    return rearrange((frames.detach().cpu().float().clamp(0, 1) * 255).round().byte(), "f c h w -> f h w c").numpy()
