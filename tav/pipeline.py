@@ -1,0 +1,219 @@
+"""`TuneAVideoPipeline`: Stable Diffusion whose batch is a clip; and `load_pipeline`."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import AutoencoderKL, DDIMInverseScheduler, DDIMScheduler, StableDiffusionPipeline
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.utils import BaseOutput
+from einops import rearrange, repeat
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from tav.checkpoint import load_unet
+from tav.errors import InputError
+
+FRAMES_AT_ONCE = 8  # through the VAE, whose activations at full size are the largest of all
+
+# `embed` says the same in one line that tells what to do.
+logging.getLogger("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion").addFilter(
+    lambda record: "was truncated" not in record.getMessage()
+)
+
+
+@dataclass
+class TuneAVideoOutput(BaseOutput):
+    """frames: b f 3 h w in [0, 1] ("pt"), b f h w 3 ("np"), b f c h w ("latent"), or b lists of f pictures ("pil")."""
+
+    frames: Tensor | np.ndarray | list[list[PIL.Image.Image]]
+
+
+class TuneAVideoPipeline(StableDiffusionPipeline):
+    """A Stable Diffusion pipeline over clips: `encode_clip`, `invert`, and sampling by calling it.
+
+    Its UNet is an inflated one (`tav.model.inflate`); frames are folded in the batch, so that stock diffusers pipelines
+    work on `pipe.components` with `num_frames` pictures per prompt.
+    """
+
+    @property
+    def num_frames(self) -> int:
+        return self.unet.num_frames
+
+    def encode_posterior(self, clip: Tensor) -> DiagonalGaussianDistribution:
+        """The VAE's posterior of a clip, f 3 h w in [-1, 1]; its `parameters` are f 2c h w.
+
+        Raises InputError if the clip has another number of frames than the model, or a size the VAE does not divide.
+        """
+        if len(clip) != self.num_frames:
+            raise InputError(f"the clip has {len(clip)} frames and the model {self.num_frames}: set num_frames alike")
+        height, width = clip.shape[-2:]
+        factor = self.vae_scale_factor
+        if height % factor or width % factor:
+            fits = [max(1, round(side / factor)) * factor for side in (height, width)]
+            raise InputError(
+                f"size {height}x{width} is no multiple of the VAE's factor {factor}: use {fits[0]}x{fits[1]}"
+            )
+        clip = clip.to(self.vae.device, self.vae.dtype)
+        with torch.no_grad():
+            chunks = [self.vae.encode(chunk).latent_dist.parameters for chunk in clip.split(FRAMES_AT_ONCE)]
+        return DiagonalGaussianDistribution(torch.cat(chunks))
+
+    def scale(self, latents: Tensor) -> Tensor:
+        """Latents as the VAE gives them -> as the UNet takes them, by the VAE's own factor."""
+        return latents * self.vae.config.scaling_factor
+
+    def encode_clip(self, clip: Tensor) -> Tensor:
+        """The latents of a clip, f 3 h w in [-1, 1] -> f c h w: the posterior's mode, scaled."""
+        return self.scale(self.encode_posterior(clip).mode())
+
+    @torch.no_grad()
+    def decode_clip(self, latents: Tensor) -> Tensor:
+        """Scaled latents f c h w -> frames f 3 h w in [0, 1]."""
+        latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        frames = torch.cat([self.vae.decode(chunk).sample for chunk in latents.split(FRAMES_AT_ONCE)])
+        return (frames / 2 + 0.5).clamp(0, 1)
+
+    def embed(self, prompts: list[str], negative_prompts: list[str] | None = None) -> tuple[Tensor, Tensor | None]:
+        """Embeddings b n d of prompts and, if given, of negative prompts; warns of words that the encoder does not read."""
+        longest = self.tokenizer.model_max_length
+        for prompt in [*prompts, *(negative_prompts or [])]:
+            tokens = self.tokenizer(prompt).input_ids
+            if len(tokens) > longest:
+                cut = self.tokenizer.decode(tokens[longest - 1 : -1])
+                warnings.warn(
+                    f"the text encoder reads {longest} tokens, so this is cut: {cut!r}; shorten the prompt",
+                    stacklevel=3,
+                )
+        with torch.no_grad():
+            return self.encode_prompt(
+                prompts, self._execution_device, 1, negative_prompts is not None, negative_prompts
+            )
+
+    @torch.no_grad()
+    def invert(self, latents: Tensor, num_inference_steps: int = 50, prompt: str = "") -> Tensor:
+        """DDIM inversion of a clip's latents, f c h w -> the noise, f c h w, that samples back to it (paper 3.3).
+
+        Without guidance, and with the empty prompt by default (released behaviour).
+        """
+        scheduler = DDIMInverseScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        text = self.embed([prompt])[0]
+        latents = latents.to(self._execution_device, self.unet.dtype)
+        for timestep in self.progress_bar(scheduler.timesteps):
+            predicted = self.unet(latents, timestep, text.expand(len(latents), -1, -1)).sample
+            latents = scheduler.step(predicted, timestep, latents).prev_sample
+        return latents
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        latents: Tensor | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 12.5,
+        negative_prompt: str | list[str] | None = None,
+        output_type: str = "pil",
+        **kwargs,
+    ) -> TuneAVideoOutput:
+        """Sample a clip for every prompt (DDIM, eta 0, classifier-free guidance; released defaults).
+
+        latents: where sampling starts: inverted noise f c h w, the same for every prompt, or b f c h w. None draws
+            random noise from `generator`.
+        output_type: "pt", "np", "latent" or "pil", see `TuneAVideoOutput`.
+        Other arguments are those of `StableDiffusionPipeline`, such as height, width, generator and eta.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if not isinstance(negative_prompt, list):
+            negative_prompt = [negative_prompt or ""] * len(prompts)
+        text, negative_text = self.embed(prompts, negative_prompt if guidance_scale > 1 else None)
+        per_frame = {"f": self.num_frames}
+        if negative_text is not None:
+            negative_text = repeat(negative_text, "b n d -> (b f) n d", **per_frame)
+        if latents is not None:
+            if latents.ndim == 4:
+                latents = repeat(latents, "f c h w -> b f c h w", b=len(prompts))
+            if latents.shape[:2] != (len(prompts), self.num_frames):
+                raise InputError(
+                    f"latents of {latents.shape[0]} clips of {latents.shape[1]} frames do not fit "
+                    f"{len(prompts)} prompts and a model of {self.num_frames} frames"
+                )
+            latents = rearrange(latents, "b f c h w -> (b f) c h w").to(self._execution_device, self.unet.dtype)
+        latents = (
+            super()
+            .__call__(
+                prompt_embeds=repeat(text, "b n d -> (b f) n d", **per_frame),
+                negative_prompt_embeds=negative_text,
+                latents=latents,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                output_type="latent",
+                **kwargs,
+            )
+            .images
+        )
+        if output_type == "latent":
+            return TuneAVideoOutput(rearrange(latents, "(b f) c h w -> b f c h w", **per_frame))
+        frames = self.decode_clip(latents)
+        if output_type == "pt":
+            return TuneAVideoOutput(rearrange(frames, "(b f) c h w -> b f c h w", **per_frame))
+        frames = rearrange(frames.cpu().float().numpy(), "(b f) c h w -> b f h w c", **per_frame)
+        if output_type == "np":
+            return TuneAVideoOutput(frames)
+        return TuneAVideoOutput([self.image_processor.numpy_to_pil(clip) for clip in frames])
+
+
+def load_pipeline(
+    model: str | Path,
+    num_frames: int = 8,
+    norm: str = "clip",
+    attention: str = "sparse-causal",
+    temporal: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> TuneAVideoPipeline:
+    """Load and inflate a Stable Diffusion 1.x or 2.x model, or a released Tune-A-Video checkpoint.
+
+    model: a folder in diffusers format or a Hub id, its weights safetensors or old .bin files; no code is run from them.
+    num_frames, norm, attention, temporal: see `tav.model.inflate`.
+    Raises InputError with one line if the model cannot be had, is incomplete or broken.
+    """
+    model = str(model)
+    part = "unet"
+    try:
+        unet = load_unet(model, dtype, num_frames=num_frames, norm=norm, attention=attention, temporal=temporal)
+        part = "vae"
+        vae = AutoencoderKL.from_pretrained(model, subfolder=part, torch_dtype=dtype)
+        part = "text_encoder"
+        text_encoder = CLIPTextModel.from_pretrained(model, subfolder=part, dtype=dtype)
+        part = "tokenizer"
+        tokenizer = CLIPTokenizer.from_pretrained(model, subfolder=part)
+        part = "scheduler"
+        # DDIM whatever the model names, because inversion needs it. Latents have no bounds to clip to.
+        scheduler = DDIMScheduler.from_pretrained(model, subfolder=part, clip_sample=False)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(_why_not(model, part, error)) from error
+    return TuneAVideoPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _why_not(model: str, part: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    if Path(model).is_dir():
+        return f"cannot load {part}/ of {model} ({reason}): fetch the model again, in diffusers format"
+    if Path(model).is_absolute() or model.startswith(".") or model.count("/") != 1:
+        return f"there is no model folder {model}: give a folder in diffusers format or a Hub id such as owner/name"
+    return f"{model} is no folder here and its {part} cannot be fetched from the Hub ({reason}): check name and network"

@@ -1,0 +1,180 @@
+"""One-shot tuning (paper 3.3): an inflated image model learns the motion of one clip."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tav.errors import InputError, NumericalError
+from tav.model import tuned_parameters
+from tav.pipeline import TuneAVideoPipeline
+
+MIXED_PRECISION = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+Draw = tuple[Tensor | None, Tensor, Tensor | int]
+
+
+def tune(
+    pipe: TuneAVideoPipeline,
+    clip: Tensor | DiagonalGaussianDistribution,
+    caption: str,
+    steps: int = 500,
+    learning_rate: float = 3e-5,
+    seed: int = 33,
+    tune_down_blocks: bool = True,
+    gradient_checkpointing: bool = False,
+    mixed_precision: str = "no",
+    draws: Iterable[Draw] | None = None,
+    state: str | Path | None = None,
+    save_every: int = 50,
+) -> Iterator[tuple[int, float]]:
+    """Tune `tuned_parameters(pipe.unet)` in place on one captioned clip; yields (step from 1, loss).
+
+    The loss is the noise-prediction (or v-prediction) error of the clip under fresh random noise, with one random
+    timestep for all frames (paper 3.1). The clip is encoded once; each step samples its posterior anew (released
+    behaviour). AdamW and its settings are those of the released code.
+
+    clip: f 3 h w in [-1, 1], or its posterior from `pipe.encode_posterior`.
+    tune_down_blocks: False leaves the down blocks as they are, which the released code does by accident: its re-entrant
+        checkpointing cuts their gradients.
+    mixed_precision: "no", "fp16" or "bf16"; the tuned weights and the optimizer stay in float32.
+    draws: (posterior noise or None for the posterior's mode, noise, timestep) per step instead of the seeded draws.
+    state: a file that is written every `save_every` steps and resumed from if it exists. A resumed run first yields the
+        recorded losses and ends with the same bytes as one that was never stopped.
+    Raises InputError for a clip of another length or a state of another run, NumericalError for a loss that is not
+    finite.
+    """
+    if mixed_precision not in MIXED_PRECISION:
+        raise InputError(f"mixed_precision is {mixed_precision!r}: use one of {', '.join(MIXED_PRECISION)}")
+    half, dtype, device = MIXED_PRECISION[mixed_precision], pipe.unet.dtype, pipe.device
+    if half is None and dtype != torch.float32:
+        raise InputError(
+            f"the model is loaded as {dtype}: tune with mixed_precision fp16 or bf16, or load it as float32"
+        )
+
+    posterior = clip if isinstance(clip, DiagonalGaussianDistribution) else pipe.encode_posterior(clip)
+    text = pipe.embed([caption])[0]
+    noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    generator = torch.Generator().manual_seed(seed)
+    tuned = {
+        n: p for n, p in tuned_parameters(pipe.unet).items() if tune_down_blocks or not n.startswith("down_blocks.")
+    }
+    run = _Run(tuned, learning_rate, generator, torch.amp.GradScaler(device.type, enabled=half is torch.float16))
+    settings = {"caption": caption, "learning_rate": learning_rate, "seed": seed, "mixed_precision": mixed_precision}
+
+    left_alone = [p for name, p in tuned_parameters(pipe.unet).items() if name not in tuned]
+    for parameter in left_alone:
+        parameter.requires_grad_(False)
+    for parameter in tuned.values():
+        parameter.data = parameter.data.float()
+    if gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+    try:
+        if state and Path(state).exists():
+            run.resume(Path(state), settings)
+        yield from enumerate(run.losses, start=1)
+        if draws is None:
+            draws = _random_draws(posterior.mean.shape, noise_scheduler.config.num_train_timesteps, generator)
+        else:
+            draws = islice(draws, len(run.losses), None)
+        for step, draw in zip(range(len(run.losses) + 1, steps + 1), draws, strict=False):
+            with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                loss = _loss(pipe, posterior, text, noise_scheduler, *draw)
+            run.losses.append(loss.item())
+            if not math.isfinite(run.losses[-1]):
+                raise NumericalError(
+                    f"the loss of step {step} is {run.losses[-1]}: lower the learning rate ({learning_rate:g})"
+                    f"{' or use bf16' if half is torch.float16 else ''}"
+                )
+            run.step(loss)
+            if state and step % save_every == 0:
+                run.save(Path(state), settings)
+            yield step, run.losses[-1]
+    finally:
+        if gradient_checkpointing:
+            pipe.unet.disable_gradient_checkpointing()
+        for parameter in tuned.values():
+            parameter.grad, parameter.data = None, parameter.data.to(dtype)
+        for parameter in left_alone:
+            parameter.requires_grad_(True)
+
+
+def _random_draws(shape: torch.Size, timesteps: int, generator: torch.Generator) -> Iterator[Draw]:
+    """Drawn on the CPU, so that a seed means the same run on every device."""
+    while True:
+        posterior_noise, noise = (torch.randn(shape, generator=generator) for _ in range(2))
+        yield posterior_noise, noise, torch.randint(timesteps, (1,), generator=generator)
+
+
+def _loss(pipe, posterior, text, noise_scheduler, posterior_noise, noise, timestep) -> Tensor:
+    """Mean squared error of the prediction for one draw; noise f c h w."""
+    latents = posterior.mode()
+    if posterior_noise is not None:
+        latents = latents + posterior.std * posterior_noise.to(latents)
+    latents = pipe.scale(latents).float()
+    noise = noise.to(latents)
+    timestep = torch.as_tensor(timestep, device=latents.device).reshape(1)
+    noisy = noise_scheduler.add_noise(latents, noise, timestep)
+    if noise_scheduler.config.prediction_type == "v_prediction":
+        target = noise_scheduler.get_velocity(latents, noise, timestep)
+    else:
+        target = noise
+    predicted = pipe.unet(noisy, timestep, text.expand(len(noisy), -1, -1)).sample
+    return F.mse_loss(predicted.float(), target.float())
+
+
+class _Run:
+    """What changes while tuning: parameters, optimizer, random state and losses; can be saved and resumed exactly."""
+
+    def __init__(self, tuned: dict[str, torch.nn.Parameter], learning_rate: float, generator, scaler):
+        self.tuned, self.generator, self.scaler, self.losses = tuned, generator, scaler, []
+        self.optimizer = torch.optim.AdamW(
+            tuned.values(), lr=learning_rate, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8
+        )
+
+    def step(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        untouched = [name for name, parameter in self.tuned.items() if parameter.grad is None]
+        if untouched:  # AdamW would skip them silently, which is how the released code lost its down blocks.
+            raise RuntimeError(f"no gradient reaches {len(untouched)} tuned parameters, such as {untouched[0]}")
+        torch.nn.utils.clip_grad_norm_(self.tuned.values(), 1.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def save(self, path: Path, settings: dict) -> None:
+        tensors = {"generator": self.generator.get_state(), "losses": torch.tensor(self.losses, dtype=torch.float64)}
+        for name, parameter in self.tuned.items():
+            tensors[f"tuned/{name}"] = parameter.detach().cpu()
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"{key}/{name}"] = value.cpu()
+        unfinished = path.with_suffix(".unfinished")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"settings": json.dumps(settings), "scaler": json.dumps(self.scaler.state_dict())}
+        save_file(tensors, unfinished, metadata=metadata)
+        os.replace(unfinished, path)
+
+    def resume(self, path: Path, settings: dict) -> None:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            recorded, scaler = (json.loads(file.metadata()[key]) for key in ("settings", "scaler"))
+        if recorded != settings or {k[6:] for k in tensors if k.startswith("tuned/")} != set(self.tuned):
+            raise InputError(f"{path} is the state of another run: delete it to start this one from the beginning")
+        self.scaler.load_state_dict(scaler)
+        self.generator.set_state(tensors["generator"])
+        self.losses = tensors["losses"].tolist()
+        state = {}
+        for index, (name, parameter) in enumerate(self.tuned.items()):
+            parameter.data.copy_(tensors[f"tuned/{name}"])
+            state[index] = {key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
