@@ -1,0 +1,160 @@
+"""params.yaml as typed, validated settings: what is wrong with it is said in one line, before anything is computed."""
+
+from pathlib import Path
+from textwrap import shorten
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from tav.errors import InputError
+
+
+def _side_or_sides(size):
+    """One side in pixels, or [height, width]; each a whole number from 8 on."""
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    if any(isinstance(side, bool) or not isinstance(side, int) or side < 8 for side in sides):
+        raise ValueError("one number of pixels or [height, width], each 8 or more")
+    return size if isinstance(size, int) else tuple(sides)
+
+
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, StringConstraints(pattern="^[a-z0-9-]+$")]  # a name becomes a folder and a word of a command
+
+
+PLAIN = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "string_too_short": "a text that is not empty",
+    "dict_type": "a table of names",
+    "too_short": "a table of one name or more",
+    "model_type": "a table of settings",
+}
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml: no other keys, no silent conversions (3 will do for 3.0), no later changes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Inflate(Section):
+    """How the image model becomes a model of clips (section 3 of the paper)."""
+
+    norm: Literal["clip", "frame"]
+    attention: Literal["sparse-causal", "own", "first", "full"]
+    temporal: bool
+
+
+class Clip(Section):
+    """What is read from every clip, in frames and pixels, and the frames per second that results are shown at."""
+
+    num_frames: Count
+    size: Annotated[int | tuple[int, int], BeforeValidator(_side_or_sides)]
+    fit: Literal["crop", "letterbox"]
+    fps: Positive
+
+
+class Tune(Section):
+    """One-shot tuning; `save_every` counts the steps between the states that an interrupted run resumes from."""
+
+    steps: Count
+    learning_rate: Positive
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    tune_down_blocks: bool
+    gradient_checkpointing: bool
+    mixed_precision: Literal["no", "fp16", "bf16"]
+    save_every: Count
+
+
+class Invert(Section):
+    """DDIM inversion."""
+
+    steps: Count
+
+
+class Edit(Section):
+    """Sampling with an edit prompt."""
+
+    steps: Count
+    guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    negative_prompt: str
+
+
+class Score(Section):
+    """The CLIP that scores: an open_clip name such as ViT-L-14/openai, or a folder."""
+
+    clip_model: Text
+
+
+class Source(Section):
+    """Where a clip's frames are: start, start + stride, ... of a video or a folder of frames."""
+
+    path: Text
+    start: Annotated[int, Field(ge=0)]
+    stride: Count
+
+
+class ClipEntry(Section):
+    """One clip: where it is, what it shows, and what it is to become (name -> edit prompt)."""
+
+    source: Source
+    caption: Text
+    edits: Annotated[dict[Name, Text], Field(min_length=1)]
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    model: Text
+    device: Literal["auto", "cpu", "cuda"]
+    inflate: Inflate
+    clip: Clip
+    tune: Tune
+    invert: Invert
+    edit: Edit
+    score: Score
+    clips: Annotated[dict[Name, ClipEntry], Field(min_length=1)]
+
+
+def load_params(path="params.yaml") -> Params:
+    """Reads and checks params.yaml; raises InputError, one line with the setting, its value and what is allowed."""
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist: run this from the folder that holds it")
+    try:  # ruamel reads YAML 1.2, as DVC does: there 3e-5 is a number and `no` is a text
+        settings = YAML(typ="safe").load(Path(path))
+        return Params.model_validate(settings if settings is not None else {})
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise InputError(f"{path}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text in UTF-8: save it as one") from None
+    except ValidationError as error:
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")  # a typo before its gap
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"{path}: {_explain(problems[0])}{more}") from None
+
+
+def _explain(problem: dict) -> str:
+    key = ".".join(map(str, problem["loc"])) or "the file"
+    if problem["type"] == "extra_forbidden":
+        return f"{key} is not a setting: {_neighbours(problem['loc'][:-1])}"
+    if problem["type"] == "missing":
+        return f"{key} is missing: add it"
+    if problem["loc"][-1:] == ("[key]",):
+        return f"{key.removesuffix('.[key]')} cannot be a name: names are made of a-z, 0-9 and -"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{key} is {shorten(repr(problem['input']), 60)}: it must be {PLAIN.get(problem['type'], message)}"
+
+
+def _neighbours(loc: tuple) -> str:
+    """The settings that exist where an unknown one was given."""
+    section = Params
+    for key in loc:
+        section = section.model_fields[key].annotation if hasattr(section, "model_fields") else get_args(section)[1]
+    return f"{'.'.join(map(str, loc)) or 'params.yaml'} takes {', '.join(section.model_fields)}"
