@@ -1,0 +1,199 @@
+"""CLIP scores as the field defines them, the reconstruction check, intervals over clips, and verdicts on claims."""
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import open_clip
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from .errors import InputError
+
+
+class ClipScorer:
+    """CLIP embeddings of frames and prompts through open_clip, in float32.
+
+    `model` is an open_clip name and its weights, "ViT-L-14/openai", or a folder with open_clip_config.json and weights.
+    `square` (TGVE: 480) first resizes every frame to that square with PIL's bicubic filter, proportions not kept, as
+    the TGVE script does; without it a frame goes straight to the model's own preparation, which crops to the centre.
+    """
+
+    def __init__(self, model: str | Path, device: str | torch.device = "cpu", square: int | None = None):
+        self.device, self.square = device, square
+        name, tag = _open_clip_name(model)
+        try:
+            self.model, self.prepare = open_clip.create_model_from_pretrained(name, pretrained=tag, device=device)
+            self.tokenizer = open_clip.get_tokenizer(name)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"cannot load the CLIP model {model}: {reason}; check score.clip_model") from error
+        self.model.eval()
+
+    @torch.no_grad()
+    def embed_frames(self, frames: Tensor) -> Tensor:
+        """Embed frames: f 3 h w in [0, 1] -> f d, of unit length. Frames are rounded to 8 bits, as files hold them."""
+        pictures = rearrange((frames * 255).round().to(torch.uint8), "f c h w -> f h w c").cpu().numpy()
+        pictures = [Image.fromarray(picture) for picture in pictures]
+        if self.square:
+            pictures = [picture.resize((self.square, self.square), Image.Resampling.BICUBIC) for picture in pictures]
+        batch = torch.stack([self.prepare(picture) for picture in pictures]).to(self.device)
+        return functional.normalize(self.model.encode_image(batch).float(), dim=-1).cpu()
+
+    @torch.no_grad()
+    def embed_prompt(self, prompt: str) -> Tensor:
+        """Embed a prompt: -> d, of unit length. Warns with the words that are cut when it exceeds the text length."""
+        words = prompt.split()
+        read = next(n for n in range(len(words), -1, -1) if self._fits(" ".join(words[:n])))
+        if read < len(words):
+            cut = " ".join(words[read:])
+            warnings.warn(f"CLIP does not read the end of a prompt: {cut!r} is cut from {prompt!r}", stacklevel=2)
+        tokens = self.tokenizer([prompt]).to(self.device)
+        return functional.normalize(self.model.encode_text(tokens).float(), dim=-1)[0].cpu()
+
+    def _fits(self, text: str) -> bool:
+        tokens = self.tokenizer([text])
+        longer = self.tokenizer([text], context_length=tokens.shape[1] + len(text) + 2)
+        return torch.equal(tokens, longer[:, : tokens.shape[1]])
+
+
+def _open_clip_name(model: str | Path) -> tuple[str, str | None]:
+    if Path(model).is_dir():
+        return f"local-dir:{model}", None
+    name, _, tag = str(model).rpartition("/")
+    if (name, tag) not in open_clip.list_pretrained():
+        raise InputError(
+            f"no CLIP model {model}: give a folder with open_clip_config.json, or a name and weights that open_clip "
+            "lists, such as ViT-L-14/openai"
+        )
+    return name, tag
+
+
+def frame_consistency(images: Tensor) -> float:
+    """Mean cosine over all pairs of different frames, x100; images f d of unit length (TGVE "frame", paper 5.2).
+
+    One frame has no pair and gives nan.
+    """
+    f = len(images)
+    cosines = images.double() @ images.double().T
+    return 100 * float((cosines.sum() - cosines.trace()) / (f * (f - 1))) if f > 1 else math.nan
+
+
+def text_alignment(images: Tensor, text: Tensor) -> float:
+    """Mean over frames of the cosine with the prompt, x100; images f d and text d of unit length (paper 5.2).
+
+    TGVE's number is logits_per_image, cosine x exp(logit_scale). OpenAI's models have exp(logit_scale) = 100, so there
+    the two agree; for other models x100 keeps the scale comparable where their own logit scale would not.
+    """
+    return 100 * float((images.double() @ text.double()).mean())
+
+
+def frame_accuracy(images: Tensor, edit: Tensor, source: Tensor) -> float:
+    """Percent of frames that CLIP finds closer to the edit prompt than to the source caption (FateZero's Fram-Acc).
+
+    images f d; edit, source d; all of unit length. A tie is not closer.
+    """
+    return 100 * float((images @ edit > images @ source).double().mean())
+
+
+def psnr(frames: Tensor, source: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of a whole clip against its source, both f 3 h w in [0, 1]; inf if equal."""
+    error = float((frames.double() - source.double()).square().mean())
+    return 10 * math.log10(1 / error) if error else math.inf
+
+
+class Interval(NamedTuple):
+    """A mean with the bounds of its interval; the bounds are nan where there is only one clip."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(values: Mapping[str, Sequence[float]], draws: int = 10_000, seed: int = 0) -> Interval:
+    """Mean over all (clip, edit) values with its 95 % percentile interval; `values` maps a clip to a value per edit.
+
+    Clips are resampled and bring their edits with them: edits of one clip are not independent evidence.
+    """
+    if not values:
+        return Interval(math.nan, math.nan, math.nan)
+    sums = np.array([np.sum(edits) for edits in values.values()])
+    counts = np.array([len(edits) for edits in values.values()])
+    mean = float(sums.sum() / counts.sum())
+    if len(values) == 1:
+        return Interval(mean, math.nan, math.nan)
+    drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(mean, float(low), float(high))
+
+
+def decide(
+    claim: str,
+    measure: str,
+    value: float | Interval | None,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    unit: str = "",
+) -> dict:
+    """One row of evidence: the claim, what was measured, what was expected, and the verdict.
+
+    A number holds or fails. An interval holds if all of it is within the bounds, fails if none of it is, and is
+    undecided in between; so is a mean without an interval (one clip), and a value of None, which nothing measured.
+    """
+    row = {"claim": claim, "measure": measure, "value": None, "interval": None, "unit": unit}
+    row["expected"] = _expected(at_least, at_most, unit)
+    row["verdict"] = "undecided"
+    if isinstance(value, Interval):
+        row["value"] = _rounded(value.mean)
+        if not math.isnan(value.low):
+            row["interval"] = [_rounded(value.low), _rounded(value.high)]
+            if value.high < at_least or value.low > at_most:
+                row["verdict"] = "fails"
+            elif at_least <= value.low and value.high <= at_most:
+                row["verdict"] = "holds"
+    elif value is not None:
+        row["value"] = _rounded(value)
+        row["verdict"] = "holds" if at_least <= value <= at_most else "fails"
+    return row
+
+
+def _expected(at_least: float, at_most: float, unit: str) -> str:
+    unit = f" {unit}" if unit else ""
+    if math.isinf(at_least) and math.isinf(at_most):
+        return "open"
+    if at_least == at_most:
+        return f"{at_least:g}{unit}"
+    if math.isinf(at_most):
+        return f"at least {at_least:g}{unit}"
+    return f"at most {at_most:g}{unit}" if math.isinf(at_least) else f"{at_least:g} to {at_most:g}{unit}"
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def evidence(row: dict) -> str:
+    """The sentence that states one row of evidence."""
+    unit = f" {row['unit']}" if row["unit"] else ""
+    if row["value"] is None:
+        return f"**Undecided:** {row['claim']}. Not measured: {row['measure']}."
+    interval = f" (95 % interval {row['interval'][0]:.4g} to {row['interval'][1]:.4g})" if row["interval"] else ""
+    return (
+        f"**{row['verdict'].capitalize()}:** {row['claim']}. "
+        f"{row['measure']} is {row['value']:.6g}{unit}{interval}; expected {row['expected']}."
+    )
+
+
+def write_metrics(path: str | Path, rows: Mapping[str, dict]) -> None:
+    """Write rows of evidence by their short names as JSON."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
