@@ -107,14 +107,15 @@ def inflate(
     norm: str = "clip",
     attention: str = "sparse-causal",
     temporal: bool = True,
+    seed: int = 0,
 ) -> UNet2DConditionModel:
-    """Turn an image UNet into one over clips of `num_frames` frames, in place; its weights keep their names and values.
+    """Turn an image UNet into one over clips of `num_frames` frames, in place; its weights keep names and values.
 
     norm: "clip" pools GroupNorm over the frames as the released code does, "frame" leaves it to each image.
     attention: what self-attention reads: "sparse-causal" (the first and the previous frame), "own", "first", or "full"
         (all frames).
-    temporal: with or without T-Attn, which starts as the exact identity.
-    Afterwards exactly `tuned_parameters(unet)` require gradients, and a batch that is not whole clips raises ValueError.
+    temporal: with or without T-Attn, which starts as the exact identity; `seed` fixes its other weights.
+    Afterwards exactly `tuned_parameters(unet)` require gradients; a batch that is not whole clips raises ValueError.
     Raises InputError for an unknown choice.
     """
     for value, allowed, name in ((norm, ("clip", "frame"), "norm"), (attention, tuple(ATTENTION), "attention")):
@@ -123,16 +124,19 @@ def inflate(
     if num_frames < 1:
         raise InputError(f"num_frames is {num_frames}: a clip has at least one frame")
 
-    for module in list(unet.modules()):
-        if isinstance(module, BasicTransformerBlock):
-            if attention != "own":
-                module.attn1.set_processor(ClipAttnProcessor(num_frames, attention))
-            if temporal:
-                _add_temporal_attention(module, num_frames)
-        elif isinstance(module, ResnetBlock2D) and norm == "clip":
-            module.norm1 = ClipGroupNorm(module.norm1, num_frames)
-            module.norm2 = ClipGroupNorm(module.norm2, num_frames)
+    blocks = [module for module in unet.modules() if isinstance(module, BasicTransformerBlock)]
+    if attention != "own":
+        for block in blocks:
+            block.attn1.set_processor(ClipAttnProcessor(num_frames, attention))
+    if temporal:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for block in blocks:
+                _add_temporal_attention(block, num_frames)
     if norm == "clip":
+        for block in [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]:
+            block.norm1 = ClipGroupNorm(block.norm1, num_frames)
+            block.norm2 = ClipGroupNorm(block.norm2, num_frames)
         unet.conv_norm_out = ClipGroupNorm(unet.conv_norm_out, num_frames)
 
     def refuse_partial_clips(_module, args, kwargs):

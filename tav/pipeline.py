@@ -41,6 +41,11 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
     """
 
     @property
+    def components(self) -> dict:
+        """What stock pipelines are made from; without the image encoder, which those of adapters do not take."""
+        return {name: part for name, part in super().components.items() if name != "image_encoder"}
+
+    @property
     def num_frames(self) -> int:
         return self.unet.num_frames
 
@@ -79,7 +84,7 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
         return (frames / 2 + 0.5).clamp(0, 1)
 
     def embed(self, prompts: list[str], negative_prompts: list[str] | None = None) -> tuple[Tensor, Tensor | None]:
-        """Embeddings b n d of prompts and, if given, of negative prompts; warns of words that the encoder does not read."""
+        """Embeddings b n d of prompts and, if given, of negative prompts; warns of words the encoder does not read."""
         longest = self.tokenizer.model_max_length
         for prompt in [*prompts, *(negative_prompts or [])]:
             tokens = self.tokenizer(prompt).input_ids
@@ -173,24 +178,28 @@ def load_pipeline(
     norm: str = "clip",
     attention: str = "sparse-causal",
     temporal: bool = True,
+    seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> TuneAVideoPipeline:
     """Load and inflate a Stable Diffusion 1.x or 2.x model, or a released Tune-A-Video checkpoint.
 
-    model: a folder in diffusers format or a Hub id, its weights safetensors or old .bin files; no code is run from them.
-    num_frames, norm, attention, temporal: see `tav.model.inflate`.
+    model: a folder in diffusers format or a Hub id, its weights safetensors or old .bin files; none of its code is run.
+    num_frames, norm, attention, temporal, seed: see `tav.model.inflate`.
     Raises InputError with one line if the model cannot be had, is incomplete or broken.
     """
     model = str(model)
+    inflation = {"num_frames": num_frames, "norm": norm, "attention": attention, "temporal": temporal, "seed": seed}
     part = "unet"
     try:
-        unet = load_unet(model, dtype, num_frames=num_frames, norm=norm, attention=attention, temporal=temporal)
+        unet = load_unet(model, dtype, **inflation)
         part = "vae"
         vae = AutoencoderKL.from_pretrained(model, subfolder=part, torch_dtype=dtype)
         part = "text_encoder"
         text_encoder = CLIPTextModel.from_pretrained(model, subfolder=part, dtype=dtype)
         part = "tokenizer"
         tokenizer = CLIPTokenizer.from_pretrained(model, subfolder=part)
+        if len(tokenizer) < text_encoder.config.vocab_size:  # a missing vocabulary loads as an empty one
+            raise ValueError(f"{len(tokenizer)} of {text_encoder.config.vocab_size} words")
         part = "scheduler"
         # DDIM whatever the model names, because inversion needs it. Latents have no bounds to clip to.
         scheduler = DDIMScheduler.from_pretrained(model, subfolder=part, clip_sample=False)

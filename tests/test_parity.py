@@ -1,6 +1,7 @@
 """The method equals the released implementation, number for number, in float32 on the CPU.
 
-tests/data/released-sd1 holds a tiny random checkpoint in the released layout, and what the released code computed with it.
+tests/data/released-sd1 holds a tiny random checkpoint in the released layout, and what the released code
+computed with it.
 """
 
 from pathlib import Path
