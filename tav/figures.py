@@ -1,0 +1,232 @@
+"""Figures of clips and measures: arrays in, a matplotlib Figure out, one style for all, and files of fixed bytes."""
+
+import base64
+import html
+import io
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+
+import numpy as np
+from cycler import cycler
+from IPython.display import HTML, Image, display
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+from PIL import Image as Picture
+
+INK, GREY, BLUE, ORANGE = "#22272e", "#9aa3ad", "#1f6fb2", "#d1601f"
+CYCLE = [BLUE, ORANGE, "#2f8f6b", "#8a5fb0", "#b8912a", "#c0476f"]
+STYLE = {
+    "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=CYCLE),
+    "grid.color": "#e6e9ec",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+TILE = 1.0  # inches of a frame's longer side in a strip
+PANEL = 128  # pixels of a frame's longer side, at most, in an animation
+
+
+def styled(draw):
+    """Make `draw` use the one style, whatever the caller's matplotlib is set to."""
+
+    @wraps(draw)
+    def wrapped(*args, **kwargs):
+        with style.context(["default", STYLE]):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def pick_frames(count: int, shown: int = 6) -> list[int]:
+    """Indices of at most `shown` of `count` frames, evenly spread and with both ends: the same for every strip."""
+    return sorted({round(index) for index in np.linspace(0, count - 1, min(count, shown))})
+
+
+@styled
+def strip(
+    rows: Mapping[str, ArrayLike],
+    frame_indices: Sequence[int],
+    scores: Mapping[str, str] | None = None,
+    title: str = "",
+) -> Figure:
+    """One row of frames per label, f 3 h w in [0, 1], at the same indices; `scores` are printed under the labels."""
+    h, w = np.shape(next(iter(rows.values())))[-2:]
+    tile_h, tile_w = TILE * h / max(h, w), TILE * w / max(h, w)
+    margin, top = 2.3, 0.2 + 0.2 * bool(title)
+    width, height = margin + len(frame_indices) * tile_w, top + len(rows) * tile_h
+    figure = Figure(figsize=(width, height))
+    grid = figure.subplots(len(rows), len(frame_indices), squeeze=False)
+    figure.subplots_adjust(margin / width, 0, 1, 1 - top / height, 0.03 * TILE / tile_w, 0.03 * TILE / tile_h)
+    for axes, (label, frames) in zip(grid, rows.items(), strict=True):
+        text = textwrap.fill(label, 34)
+        below = f"\n{scores[label]}" if scores and label in scores else ""
+        axes[0].text(-0.06, 0.5, text + below, transform=axes[0].transAxes, ha="right", va="center", fontsize=8)
+        for axis, index in zip(axes, frame_indices, strict=True):
+            picture = np.moveaxis(np.asarray(frames[index]), 0, -1)
+            axis.imshow(picture.clip(0, 1), interpolation="lanczos", aspect="auto")
+            axis.axis("off")
+    for axis, index in zip(grid[0], frame_indices, strict=True):
+        axis.set_title(f"frame {index + 1}", loc="center", fontsize=8, pad=3)
+    if title:
+        figure.text(0.01, 1 - 0.06 / height, title, va="top", fontsize=9, fontweight="bold")
+    return figure
+
+
+@styled
+def curve(losses: Mapping[str, ArrayLike], window: int = 10, title: str = "", ylabel: str = "loss") -> Figure:
+    """Losses over steps: one thin line per clip, running mean over `window` steps, and their mean with its spread.
+
+    The band spans the middle 80 % of the clips; a single clip has none.
+    """
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    smooth = {clip: np.convolve(loss, np.ones(window) / window, "valid") for clip, loss in losses.items()}
+    steps = np.arange(window, window + len(next(iter(smooth.values()))))
+    for line in smooth.values():
+        axes.plot(steps, line, color=GREY if len(smooth) > 1 else BLUE, lw=0.8 if len(smooth) > 1 else 2)
+    stacked = np.stack(list(smooth.values()))
+    if len(smooth) > 1:
+        low, high = np.quantile(stacked, [0.1, 0.9], axis=0)
+        axes.fill_between(steps, low, high, color=BLUE, alpha=0.15, lw=0, label="middle 80 % of the clips")
+        axes.plot(steps, stacked.mean(axis=0), color=BLUE, lw=2, label=f"mean of {len(smooth)} clips")
+        axes.legend()
+    axes.set(xlabel=f"tuning step (running mean over {window})", ylabel=ylabel, title=title)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+@styled
+def influence(maps: Mapping[str, ArrayLike], title: str = "") -> Figure:
+    """Which input frames (columns) reach which output frames (rows): one f f panel of gradient sizes per name.
+
+    White is an exact zero. Colour is the gradient's size relative to the largest of its panel, on a log scale.
+    """
+    figure = Figure(figsize=(2.55 * len(maps) + 0.8, 3.45), layout="constrained")
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (name, values) in zip(panels, maps.items(), strict=True):
+        values = np.asarray(values, dtype=float)
+        shown = np.ma.log10(np.ma.masked_equal(values, 0) / values.max())
+        image = axes.imshow(shown, cmap="viridis_r", vmin=-4, vmax=0)
+        ticks = np.unique(np.linspace(0, len(values) - 1, min(len(values), 8)).round())
+        axes.set_xticks(ticks, [f"{tick + 1:.0f}" for tick in ticks])
+        axes.set_yticks(ticks, [f"{tick + 1:.0f}" for tick in ticks])
+        axes.grid(False)
+        axes.set(xlabel="input frame", title=textwrap.fill(name, 26))
+    panels[0].set_ylabel("output frame")
+    bar = figure.colorbar(image, ax=list(panels), shrink=0.85, pad=0.01, ticks=[-4, -2, 0])
+    bar.ax.set_yticklabels(["$10^{-4}$", "$10^{-2}$", "1"])
+    bar.set_label("gradient, relative")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
+
+
+@styled
+def growth(x: ArrayLike, lines: Mapping[str, ArrayLike], title: str = "", xlabel: str = "", ylabel: str = "") -> Figure:
+    """Quantities that grow, on two log axes, each line labelled at its end."""
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for name, y in lines.items():
+        (line,) = axes.plot(x, y, "o-", ms=4)
+        end = {"xy": (x[-1], y[-1]), "xytext": (8, 0), "textcoords": "offset points"}
+        axes.annotate(name, **end, color=line.get_color(), va="center")
+    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set_xticks(x, [str(value) for value in x])
+    axes.minorticks_off()
+    axes.spines["right"].set_visible(False)
+    axes.margins(x=0.06)
+    return figure
+
+
+@styled
+def intervals(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], title: str = "") -> Figure:
+    """A mean with its interval (mean, low, high) per row, in one panel per measure; bounds of nan are not drawn."""
+    names = list(next(iter(panels.values())))
+    figure = Figure(figsize=(3.6 * len(panels) + 1.2, 0.42 * len(names) + 1.1), layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (measure, rows) in zip(grid, panels.items(), strict=True):
+        for y, (mean, low, high) in enumerate(rows.values()):
+            if not math.isnan(low):
+                axes.plot([low, high], [y, y], color=BLUE, lw=4, alpha=0.35, solid_capstyle="butt")
+            axes.plot(mean, y, "o", color=BLUE, ms=6)
+            axes.annotate(f"{mean:.2f}", (mean, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.7)
+        axes.margins(x=0.15)
+        axes.set_title(measure)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
+
+
+def animate(rows: Mapping[str, ArrayLike], fps: float = 8, quality: int = 80) -> bytes:
+    """An animated WebP that loops, the rows' frames (f 3 h w in [0, 1]) side by side; equal rows give equal bytes.
+
+    Frames keep their size up to 128 pixels and are reduced above: whoever shows it enlarges it.
+    """
+    clips = [np.moveaxis(np.asarray(frames), 1, -1) for frames in rows.values()]
+    h, w = clips[0].shape[1:3]
+    scale = min(1, PANEL / max(h, w))
+    size = (round(w * scale), round(h * scale))
+    sheets = []
+    for moment in zip(*clips, strict=True):
+        sheet = Picture.new("RGB", (len(clips) * (size[0] + 2) - 2, size[1]), "white")
+        for column, frame in enumerate(moment):
+            picture = Picture.fromarray((frame * 255).round().clip(0, 255).astype(np.uint8))
+            sheet.paste(picture.resize(size, Picture.Resampling.BICUBIC), (column * (size[0] + 2), 0))
+        sheets.append(sheet)
+    file = io.BytesIO()
+    options = {"duration": round(1000 / fps), "loop": 0, "quality": quality, "method": 6}
+    sheets[0].save(file, "WEBP", save_all=True, append_images=sheets[1:], **options)
+    return file.getvalue()
+
+
+@styled
+def show(figure: Figure, path: str | Path) -> None:
+    """Write a figure to `path` (.png for charts, .jpg for pictures of frames) and display those very bytes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jpg":
+        figure.savefig(path, dpi=100, pil_kwargs={"quality": 85, "subsampling": 0, "optimize": True})
+    else:
+        file = io.BytesIO()
+        figure.savefig(file, dpi=150)
+        Picture.open(file).convert("RGB").quantize(256).save(path, optimize=True)
+    display(Image(filename=path, width=round(figure.get_figwidth() * 100)))
+
+
+def show_animation(rows: Mapping[str, ArrayLike], path: str | Path, fps: float = 8) -> None:
+    """Write `animate(rows)` to `path`, .webp, and display it with a caption under each panel."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(animate(rows, fps))
+    data = base64.b64encode(path.read_bytes()).decode()
+    captions = "".join(f'<span style="padding:0 .3em">{html.escape(label)}</span>' for label in rows)
+    display(
+        HTML(
+            f'<div style="max-width:{len(rows) * 190}px"><img src="data:image/webp;base64,{data}" '
+            f'alt="{html.escape(" | ".join(rows))}" style="width:100%">'
+            f'<div style="display:grid;grid-template-columns:repeat({len(rows)},1fr);text-align:center;font-size:.8em">'
+            f"{captions}</div></div>"
+        )
+    )
