@@ -1,0 +1,3 @@
+from miniature.cli import main
+
+main()

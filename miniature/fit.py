@@ -1,0 +1,94 @@
+"""The training loop that every model shares: resumable to the byte, since each step's randomness depends on its number only."""
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+STATE = Path(".state/miniature")
+
+
+def fit(
+    name: str,
+    model: torch.nn.Module,
+    loss: Callable[[torch.nn.Module, np.random.Generator, torch.Generator], torch.Tensor],
+    settings: dict,
+    stop_after: float = math.inf,
+) -> torch.nn.Module:
+    """Train `model` in place and return it with its averaged weights.
+
+    loss: called with the model and two generators that depend on the seed and the step alone; returns a scalar.
+    settings: pictures, batch, learning_rate, warmup (steps), average (decay per step), seed, save_every (steps).
+    stop_after: seconds; the checkpoint then holds the rest of the way, and the next call continues there.
+    A checkpoint in .state/miniature/ is resumed; losses go to losses-<name>.csv beside it.
+    """
+    STATE.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = STATE / f"{name}.pt", STATE / f"losses-{name}.csv"
+    device = next(model.parameters()).device
+    total = math.ceil(settings["pictures"] / settings["batch"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    average = [parameter.detach().clone() for parameter in model.parameters()]
+    start, spent, recent = 0, 0.0, []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, start, spent, recent = state["average"], state["step"], state["seconds"], state["recent"]
+    rows = [row for row in csv.reader(log.open()) if int(row[0]) <= start] if start and log.exists() else []
+    began = time.monotonic()
+
+    def save(step: int) -> None:
+        seconds = spent + time.monotonic() - began
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
+                 "step": step, "seconds": seconds, "recent": recent}  # fmt: skip
+        torch.save(state, checkpoint.with_suffix(".new"))
+        os.replace(checkpoint.with_suffix(".new"), checkpoint)
+        log.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+
+    model.train()
+    for step in range(start, total):
+        rate = settings["learning_rate"] * min((step + 1) / settings["warmup"], _cosine(step / total))
+        optimizer.param_groups[0]["lr"] = rate
+        value = loss(model, np.random.default_rng([settings["seed"], step]), _generator(settings["seed"], step))
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        decay = min(settings["average"], (step + 1) / (step + 10))
+        torch._foreach_lerp_(average, [parameter.detach() for parameter in model.parameters()], 1 - decay)
+        recent.append(value.item())
+        last = step + 1 == total or time.monotonic() - began > stop_after
+        if last or (step + 1) % settings["save_every"] == 0:
+            rows.append([step + 1, round(float(np.mean(recent)), 6)])
+            print(name, f"{step + 1}/{total}", *rows[-1][1:], f"{spent + time.monotonic() - began:.0f} s", flush=True)
+            recent.clear()
+            save(step + 1)
+        if last:
+            break
+    for parameter, mean in zip(model.parameters(), average, strict=True):
+        parameter.data.copy_(mean)
+    return model.eval()
+
+
+def progress(name: str, settings: dict) -> dict:
+    """What a checkpoint says it has seen: {pictures, seconds}."""
+    state = torch.load(STATE / f"{name}.pt", map_location="cpu", weights_only=True)
+    return {"pictures": state["step"] * settings["batch"], "seconds": round(state["seconds"])}
+
+
+def _cosine(part: float) -> float:
+    return 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(part, 1)))
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16, which is the faster one on GPUs and on CPUs that have it (measured in README)."""
+    return torch.autocast(device.type, torch.bfloat16)

@@ -1,0 +1,51 @@
+"""The picture autoencoder: 64x64 pictures to 16x16 latents of four channels."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch.nn.functional import l1_loss
+
+from miniature.fit import autocast, fit
+from miniature.world import draw, random_scene
+
+
+def build() -> AutoencoderKL:
+    """Three levels, the first of 16 channels: what full resolution costs is what a small autoencoder costs."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=64,
+    )
+
+
+def pictures(rng: np.random.Generator, count: int) -> torch.Tensor:
+    """Fresh pictures of the training distribution: (count, 3, 64, 64) in [-1, 1]."""
+    batch = np.stack([draw(random_scene(rng)) for _ in range(count)])
+    return torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train(settings: dict, folder: Path, device: torch.device, stop_after: float = float("inf")) -> None:
+    """Train and publish to `folder`/vae: L1 on pictures and on their differences between neighbours, a little KL."""
+    model = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32) if settings["warm"] else build()
+
+    def loss(model, rng, generator):
+        real = pictures(rng, settings["batch"]).to(device)
+        with autocast(device):
+            posterior = model.encode(real).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+            drawn = model.decode(posterior.mean + posterior.std * noise).sample.float()
+        kl = posterior.kl().mean() / real[0].numel()
+        edges = sum(l1_loss(drawn.diff(dim=dim), real.diff(dim=dim)) for dim in (2, 3))
+        return l1_loss(drawn, real) + settings["edges"] * edges + settings["kl"] * kl
+
+    model = fit("vae", model.to(device), loss, settings, stop_after)
+    with torch.no_grad():
+        latents = model.encode(pictures(np.random.default_rng(settings["seed"]), 512).to(device)).latent_dist.mode()
+    model.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
+    model.half().save_pretrained(folder / "vae")
