@@ -64,7 +64,7 @@ def read_frames(folder) -> torch.Tensor:
 
 
 def _decode(path: Path) -> Iterator:
-    """Yields per frame a function that gives (picture, pixel aspect): a frame that is passed over is never converted."""
+    """Yields per frame a function that gives (picture, pixel aspect): what is passed over is not converted."""
     if not path.exists():
         raise InputError(f"{path} does not exist: give the path of a video, a GIF or a folder of frames")
     if path.is_dir():
@@ -104,7 +104,7 @@ def _decode_video(path: Path) -> Iterator:
         what = f"breaks off after {count} frames" if count else "cannot be read as a video"
         raise InputError(f"{path} {what} ({error.strerror}): copy, download or convert it again") from error
     if count < promised:
-        raise InputError(f"{path} breaks off after {count} of its {promised} frames: copy it again, or use frames before that")
+        raise InputError(f"{path} breaks off after {count} of its {promised} frames: copy it again or use earlier ones")
 
 
 def _upright(frame: av.VideoFrame) -> torch.Tensor:
@@ -113,7 +113,7 @@ def _upright(frame: av.VideoFrame) -> torch.Tensor:
 
 
 def _fit(frame: tuple[torch.Tensor, float], size: tuple[int, int], fit: str) -> torch.Tensor:
-    """A picture (3, h, w) in [0, 1], its pixels `aspect` times as wide as high, scaled and cropped or barred: [-1, 1]."""
+    """A picture (3, h, w) in [0, 1], its pixels `aspect` times as wide as high, scaled and cut or barred: [-1, 1]."""
     picture, aspect = frame
     (h, w), choose = picture.shape[1:], FITS[fit]
     scale = choose(size[0] / h, size[1] / (w * aspect))
