@@ -1,0 +1,35 @@
+# The two commands are `make reproduce` and `make test`; both build what they need first.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)))
+SHELL := bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help reproduce test report lint clean inputs
+
+help:       ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+reproduce: inputs  ## build .venv, fetch data and models, run every stage that is stale
+	dvc repro
+
+test: inputs       ## build .venv, fetch data and models, run the tests
+	python -m pytest
+
+report: inputs     ## write reports/ again from the results
+	dvc repro report
+
+lint: .venv/built  ## check the code's style
+	ruff check .
+
+clean:             ## remove .venv, results, interrupted runs and the DVC cache (reports/ stays)
+	rm -rf .venv .state results .dvc/cache .dvc/tmp .pytest_cache .ruff_cache
+
+inputs: .venv/built
+	dvc pull -q data.dvc miniature/dvc.yaml
+
+.venv/built: requirements.lock
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or later is needed: install it, or give make PYTHON=/its/path" >&2; exit 2; }
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -q -r requirements.lock
+	.venv/bin/pip install -q --no-deps -e .
+	touch $@
