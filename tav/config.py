@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from tav.errors import InputError
 
@@ -132,8 +132,8 @@ def load_params(path="params.yaml") -> Params:
     except MarkedYAMLError as error:
         mark = error.problem_mark
         raise InputError(f"{path}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text in UTF-8: save it as one") from None
+    except YAMLError as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}: save it as text in UTF-8") from None
     except ValidationError as error:
         problems = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")  # a typo before its gap
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
