@@ -1,4 +1,4 @@
-"""The training loop that every model shares: resumable to the byte, since each step's randomness depends on its number only."""
+"""The training loop that every model shares: resumable to the byte, as a step's random draws depend on its number."""
 
 import csv
 import math

@@ -46,6 +46,23 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after: float 
 
     model = fit("vae", model.to(device), loss, settings, stop_after)
     with torch.no_grad():
-        latents = model.encode(pictures(np.random.default_rng(settings["seed"]), 512).to(device)).latent_dist.mode()
-    model.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
+        real = pictures(np.random.default_rng(settings["seed"]), 1024).to(device)
+        standardise(model, model.encode(real).latent_dist.mode())
     model.half().save_pretrained(folder / "vae")
+
+
+@torch.no_grad()
+def standardise(model: AutoencoderKL, latents: torch.Tensor) -> None:
+    """Fold each latent channel's mean and deviation into the 1x1 convolutions around the latents.
+
+    The diffusion model then meets channels of mean 0 and deviation 1; what the autoencoder draws does not change.
+    """
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    channels = len(mean)
+    before, after = model.quant_conv, model.post_quant_conv
+    before.weight[:channels] /= std[:, None, None, None]
+    before.bias[:channels] = (before.bias[:channels] - mean) / std
+    before.bias[channels:] -= 2 * std.log()
+    after.bias += after.weight[..., 0, 0] @ mean
+    after.weight *= std[None, :, None, None]
+    model.register_to_config(scaling_factor=1.0)

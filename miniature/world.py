@@ -1,4 +1,4 @@
-"""The world: objects, styles, places and counts, a caption grammar, and the renderer that knows the truth of a picture."""
+"""The world: objects, styles, places, counts, a caption grammar, and the renderer that knows a picture's truth."""
 
 import re
 from dataclasses import dataclass
@@ -63,8 +63,8 @@ PLACES = {
     "space": "in space",
 }
 COUNTS = {1: "a", 2: "two", 3: "three"}
-MOTIONS = ["running", "driving", "sliding", "flying", "jumping", "bouncing", "swaying", "circling", "spinning",
-           "coming closer", "moving away", "passing by", "crossing"]  # fmt: skip
+MOTIONS = ["running", "driving", "sliding", "flying", "jumping", "bouncing", "weaving", "circling", "turning",
+           "coming closer", "moving away", "entering", "leaving", "crossing"]  # fmt: skip
 TRAINING_VARIANTS = 96  # of a place; the clips use later ones
 PENCIL, PAPER = (132, 128, 134), (252, 249, 240)  # places are drawn in pencil, objects in ink
 
@@ -119,7 +119,7 @@ def parse(caption: str) -> dict:
     }
 
 
-def random_scene(rng: np.random.Generator, objects: list[str] = TRAINED) -> Scene:
+def random_scene(rng: np.random.Generator, styles=tuple(STYLES), places=tuple(PLACES)) -> Scene:
     """A scene of the training distribution: three quarters of them hold one object, the rest two or three."""
     count = int(rng.choice([1, 2, 3], p=[0.75, 0.15, 0.1]))
     low, high = {1: (0.5, 0.82), 2: (0.4, 0.5), 3: (0.34, 0.42)}[count]
@@ -127,11 +127,15 @@ def random_scene(rng: np.random.Generator, objects: list[str] = TRAINED) -> Scen
     jitter = {1: 0.14, 2: 0.06, 3: 0.04}[count]
     things = tuple(
         (x + rng.uniform(-jitter, jitter), y + rng.uniform(-jitter, jitter) * 0.8, size * rng.uniform(0.94, 1), angle)
-        for (x, y), size, angle in zip(slots, [rng.uniform(low, high)] * count, rng.normal(0, 7, count), strict=True)
+        for (x, y), size, angle in zip(slots, [rng.uniform(low, high)] * count, _angles(rng, count), strict=True)
     )
     motion = None if rng.random() < 0.25 else str(rng.choice(MOTIONS))
-    name, style, place = (str(rng.choice(choices)) for choices in (objects, list(STYLES), list(PLACES)))
+    name, style, place = (str(rng.choice(choices)) for choices in (TRAINED, styles, places))
     return Scene(name, style, place, things, motion, int(rng.integers(TRAINING_VARIANTS)))
+
+
+def _angles(rng: np.random.Generator, count: int) -> np.ndarray:
+    return rng.uniform(-45, 45, count) if rng.random() < 0.25 else rng.normal(0, 7, count)
 
 
 def draw(scene: Scene, size: int = 64) -> np.ndarray:
@@ -226,10 +230,15 @@ def _shapes(place: str, rng: np.random.Generator) -> tuple[np.ndarray, list]:
     if place == "grass":
         sky, shapes = tint(140, 208, 245), [(disc(corner, 0.14, 0.09), (255, 255, 255)),
                                             (disc(corner + 0.1, 0.16, 0.07), (255, 255, 255))]  # fmt: skip
-        shapes += [(ground(horizon - 0.08, 0.05), tint(130, 200, 90)), (ground(horizon + 0.08, 0.04), tint(90, 175, 65))]
+        shapes += [
+            (ground(horizon - 0.08, 0.05), tint(130, 200, 90)),
+            (ground(horizon + 0.08, 0.04), tint(90, 175, 65)),
+        ]
         for x in rng.uniform(0.05, 0.95, 5):
             y = rng.uniform(0.75, 0.95)
-            blade = np.array([[x - 0.03, y], [x - 0.035, y - 0.09], [x, y - 0.02], [x + 0.035, y - 0.09], [x + 0.03, y]])
+            blade = np.array(
+                [[x - 0.03, y], [x - 0.035, y - 0.09], [x, y - 0.02], [x + 0.035, y - 0.09], [x + 0.03, y]]
+            )
             shapes.append((blade, tint(55, 135, 45)))
     elif place == "snow":
         sky = tint(172, 190, 214)
@@ -238,7 +247,8 @@ def _shapes(place: str, rng: np.random.Generator) -> tuple[np.ndarray, list]:
         shapes += [(flake, (255, 255, 255)) for flake in scatter(12, 0.03, 0.97, 0.018)]
     elif place == "beach":
         sky, shapes = tint(120, 205, 252), [(disc(corner, 0.15, 0.1), tint(255, 225, 90))]
-        shapes += [(ground(horizon - 0.08, 0), tint(25, 140, 205)), (ground(horizon + 0.12, 0.03, 1.5), (250, 250, 245)),
+        shapes += [(ground(horizon - 0.08, 0), tint(25, 140, 205)),
+                   (ground(horizon + 0.12, 0.03, 1.5), (250, 250, 245)),
                    (ground(horizon + 0.16, 0.03, 1.5), tint(243, 216, 150))]  # fmt: skip
     elif place == "desert":
         sky = tint(252, 222, 165)
@@ -271,5 +281,8 @@ def _shapes(place: str, rng: np.random.Generator) -> tuple[np.ndarray, list]:
     else:
         sky, shapes = tint(20, 18, 48), []
         shapes += [(star, tint(240, 240, 225)) for star in scatter(14, 0.03, 0.97, 0.012)]
-        shapes += [(disc(corner, 0.17, 0.19, 0.35), tint(225, 190, 130)), (disc(corner, 0.17, 0.12), tint(165, 95, 170))]
+        shapes += [
+            (disc(corner, 0.17, 0.19, 0.35), tint(225, 190, 130)),
+            (disc(corner, 0.17, 0.12), tint(165, 95, 170)),
+        ]
     return sky, shapes
