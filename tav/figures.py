@@ -41,7 +41,7 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
-TILE = 1.0  # inches of a frame's longer side in a strip
+TILE = 0.96  # inches of a frame's longer side in a strip
 PANEL = 128  # pixels of a frame's longer side, at most, in an animation
 
 
@@ -121,7 +121,7 @@ def influence(maps: Mapping[str, ArrayLike], title: str = "") -> Figure:
 
     White is an exact zero. Colour is the gradient's size relative to the largest of its panel, on a log scale.
     """
-    figure = Figure(figsize=(2.55 * len(maps) + 0.8, 3.45), layout="constrained")
+    figure = Figure(figsize=(2.55 * len(maps) + 0.8, 3.15), layout="constrained")
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
     for axes, (name, values) in zip(panels, maps.items(), strict=True):
         values = np.asarray(values, dtype=float)
@@ -207,7 +207,7 @@ def show(figure: Figure, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jpg":
-        figure.savefig(path, dpi=100, pil_kwargs={"quality": 85, "subsampling": 0, "optimize": True})
+        figure.savefig(path, dpi=100, pil_kwargs={"quality": 80, "subsampling": 0, "optimize": True})
     else:
         file = io.BytesIO()
         figure.savefig(file, dpi=150)

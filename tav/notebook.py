@@ -11,8 +11,9 @@ from papermill.exceptions import PapermillExecutionError
 
 from .errors import InputError, NumericalError
 
-# The kernel inherits these: a progress bar or a set's order would differ from run to run.
-KERNEL_ENVIRONMENT = {"TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"}
+# The kernel inherits these: a progress bar or a set's order would differ from run to run, and so would a warning that
+# names this machine's folders.
+KERNEL_ENVIRONMENT = {"TQDM_DISABLE": "1", "PYTHONHASHSEED": "0", "PYTHONWARNINGS": "ignore:IProgress not found"}
 
 
 def run_notebook(source: str | Path, folder: str | Path, parameters: Mapping | None = None) -> Path:
@@ -39,7 +40,13 @@ def run_notebook(source: str | Path, folder: str | Path, parameters: Mapping | N
     try:
         # Written under the failed name first: an interrupted run must not look like a finished one.
         papermill.execute_notebook(
-            notebook, failed, parameters, progress_bar=False, record_timing=False, coalesce_streams=True
+            notebook,
+            failed,
+            parameters,
+            progress_bar=False,
+            record_timing=False,
+            coalesce_streams=True,
+            extra_arguments=["--log-level=ERROR"],
         )
     except PapermillExecutionError as error:
         kind = {"InputError": InputError, "NumericalError": NumericalError}.get(error.ename, RuntimeError)

@@ -103,6 +103,15 @@ def frame_accuracy(images: Tensor, edit: Tensor, source: Tensor) -> float:
     return 100 * float((images @ edit > images @ source).double().mean())
 
 
+def clip_scores(images: Tensor, edit: Tensor, source: Tensor) -> dict[str, float]:
+    """The three CLIP scores of one edited clip: images f d; edit prompt and source caption d; all of unit length."""
+    return {
+        "frame consistency": frame_consistency(images),
+        "text alignment": text_alignment(images, edit),
+        "frame accuracy": frame_accuracy(images, edit, source),
+    }
+
+
 def psnr(frames: Tensor, source: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of a whole clip against its source, both f 3 h w in [0, 1]; inf if equal."""
     error = float((frames.double() - source.double()).square().mean())
@@ -115,6 +124,10 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+    def __format__(self, spec: str) -> str:
+        bounds = "" if math.isnan(self.low) else f" ({self.low:{spec}} to {self.high:{spec}})"
+        return f"{self.mean:{spec}}{bounds}"
 
 
 def bootstrap(values: Mapping[str, Sequence[float]], draws: int = 10_000, seed: int = 0) -> Interval:

@@ -78,6 +78,7 @@ def test_the_interval_resamples_clips_and_keeps_their_edits_together():
 def test_one_clip_has_a_mean_and_no_interval():
     interval = bootstrap({"only": [1.0, 2.0]})
     assert interval.mean == 1.5 and math.isnan(interval.low) and math.isnan(interval.high)
+    assert f"{interval:.2f}" == "1.50" and f"{Interval(1, 0.5, 2):.1f}" == "1.0 (0.5 to 2.0)"
 
 
 @pytest.mark.parametrize(
