@@ -95,7 +95,7 @@ def _decode_video(path: Path) -> Iterator:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise InputError(f"{path} holds no pictures: give a video, a GIF or a folder of frames")
+                raise InputError(f"{path} is no video, or not a whole one: give a video, a GIF or a folder of frames")
             stream = container.streams.video[0]
             stream.thread_type, promised = "AUTO", stream.frames
             for count, frame in enumerate(container.decode(stream), 1):  # noqa: B007
