@@ -170,11 +170,12 @@ def _load(params: Params):
     """The inflated model on its device, set up to give the same numbers every time."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is not deterministic
     import torch
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging
 
     from tav import load_pipeline
 
-    disable_progress_bar()  # one bar per part of the model is no news
+    logging.disable_progress_bar()  # what is worth a line, such as a caption that is cut, tav says itself
+    logging.set_verbosity_error()
     device = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(params.device, params.device)
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but no GPU can be used: set device to auto or cpu in params.yaml")
