@@ -173,19 +173,19 @@ print({kind: f"{gap:.1e}" for kind, gap in gaps.items()})
 # %%
 rows["still_clip"] = decide(
     "On a still clip the inflated model equals the image model",
-    "The largest difference, relative to the largest output,", gaps["still"], at_most=1e-5,
+    "The largest difference relative to the largest output", gaps["still"], at_most=1e-5,
 )  # fmt: skip
 rows["moving_clip"] = decide(
     "On a moving clip it does not: its frames see each other",
-    "The largest difference, relative to the largest output,", gaps["moving"], at_least=1e-3,
+    "The largest difference relative to the largest output", gaps["moving"], at_least=1e-3,
 )  # fmt: skip
 
 # %% [markdown]
 # ## What ST-Attn costs
 #
-# With $m$ frames of $N$ tokens, ST-Attn compares $m N$ queries with $2N$ keys each, full attention with $mN$. Over the
-# 16 blocks of Stable Diffusion v1-4 at 512x512 pixels the two products of attention are counted while the network runs
-# (on the meta device), and beside it by the formula: 4 operations per query, key and channel.
+# With *m* frames of *N* tokens, ST-Attn compares *mN* queries with 2*N* keys each, full attention with *mN*. Over the 16
+# blocks of Stable Diffusion v1-4 at 512x512 pixels the two products of attention are counted while the network runs (on
+# the meta device), and beside it by the formula: 4 operations per query, key and channel.
 
 # %%
 levels = [(5, 64**2, 320), (5, 32**2, 640), (5, 16**2, 1280), (1, 8**2, 1280)]  # blocks, tokens, channels

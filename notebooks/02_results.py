@@ -196,9 +196,9 @@ claim, measure = "Edited frames agree with each other", "Frame consistency gaine
 rows["frame_consistency_gain"] = decide(claim, measure, gains["frame consistency"], at_least=-consistency_margin)
 
 # %%
-rows["motion"] = decide("Edits move as their source clip does", "the object's path against that of the source", None)
+rows["motion"] = decide("Edits move as their source clip does", "The object's path against that of the source", None)
 rows["edit_success"] = decide(
-    "Every frame shows the right object, place and style", "what an independent judge reads off the frames", None
+    "Every frame shows the right object, place and style", "What an independent judge reads off the frames", None
 )
 write_metrics(f"{out}/metrics.json", rows)
 display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))

@@ -202,16 +202,22 @@ def animate(rows: Mapping[str, ArrayLike], fps: float = 8, quality: int = 80) ->
 
 
 @styled
-def show(figure: Figure, path: str | Path) -> None:
-    """Write a figure to `path` (.png for charts, .jpg for pictures of frames) and display those very bytes."""
+def write(figure: Figure, path: str | Path, dpi: int = 150) -> None:
+    """Write a figure as .png of 256 colours, for charts, or as .jpg, for pictures of frames."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=dpi)
+    picture = Picture.open(file).convert("RGB")
     if path.suffix == ".jpg":
-        figure.savefig(path, dpi=100, pil_kwargs={"quality": 80, "subsampling": 0, "optimize": True})
+        picture.save(path, quality=80, subsampling=0, optimize=True)
     else:
-        file = io.BytesIO()
-        figure.savefig(file, dpi=150)
-        Picture.open(file).convert("RGB").quantize(256).save(path, optimize=True)
+        picture.quantize(256).save(path, optimize=True)
+
+
+def show(figure: Figure, path: str | Path) -> None:
+    """Write a figure to `path` and display those very bytes."""
+    write(figure, path, dpi=100 if str(path).endswith(".jpg") else 150)
     display(Image(filename=path, width=round(figure.get_figwidth() * 100)))
 
 

@@ -197,11 +197,11 @@ def evidence(row: dict) -> str:
     """The sentence that states one row of evidence."""
     unit = f" {row['unit']}" if row["unit"] else ""
     if row["value"] is None:
-        return f"**Undecided:** {row['claim']}. Not measured: {row['measure']}."
+        return f"**Undecided:** {row['claim']}. {row['measure']} is not measured."
     interval = f" (95 % interval {row['interval'][0]:.4g} to {row['interval'][1]:.4g})" if row["interval"] else ""
     return (
         f"**{row['verdict'].capitalize()}:** {row['claim']}. "
-        f"{row['measure']} is {row['value']:.6g}{unit}{interval}; expected {row['expected']}."
+        f"{row['measure']} is {row['value']:.4g}{unit}{interval}; expected {row['expected']}."
     )
 
 
