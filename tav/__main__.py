@@ -27,7 +27,7 @@ USES = {
     "invert": "model inflate clip.num_frames invert clips.{}.caption",
     "edit": "model inflate clip.num_frames edit clips.{}.edits",
     "notebook": "model inflate clip tune invert edit score clips",
-    "report": "model inflate clip tune invert edit score clips",
+    "report": "model device inflate clip tune invert edit score clips",
 }
 
 
@@ -148,7 +148,7 @@ def write_report(params: Params, name: str) -> None:
     """Writes reports/ from what the other stages made."""
     from tav.report import write_report
 
-    write_report()
+    write_report(params)
 
 
 VERBS = {  # verb -> what runs, what its argument is, what --help says
