@@ -12,10 +12,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from miniature.fit import autocast, fit
+from miniature.fit import autocast, fit, replacing
 from miniature.world import COUNTS, MOTIONS, OBJECTS, PLACES, STYLES, describe, draw, random_scene
 
-CONTEXT, WIDTH, HEADS, LAYERS = 32, 192, 4, 4
+CONTEXT, WIDTH, HEADS, LAYERS = 32, 128, 4, 4
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
@@ -38,14 +38,14 @@ def config(vocab_size: int) -> dict:
     """What open_clip reads as `model_cfg`."""
     text = {"context_length": CONTEXT, "vocab_size": vocab_size, "width": WIDTH, "heads": HEADS, "layers": LAYERS,
             "hf_tokenizer_name": "."}  # fmt: skip
-    return {"embed_dim": 192, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 32}, "text_cfg": text}
+    return {"embed_dim": 128, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16}, "text_cfg": text}
 
 
 def train(settings: dict, folder: Path, device: torch.device, stop_after: float = float("inf")) -> None:
     """Train and publish `folder`/clip, text_encoder and tokenizer.
 
-    A batch shares few styles and places, so that objects and counts decide; pictures whose captions state the same
-    truth are each other's positives, since the motion in a caption cannot be seen in one picture.
+    Every second batch holds few styles and places, so that objects and counts decide; pictures whose captions state
+    the same truth are each other's positives, since the motion in a caption cannot be seen in one picture.
     """
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer") if settings["warm"] else build_tokenizer()
     model = open_clip.CLIP(**config(len(tokenizer)))
@@ -53,7 +53,8 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after: float 
         model = open_clip.create_model(f"local-dir:{folder / 'clip'}")
 
     def loss(model, rng, generator):
-        few = [rng.choice(list(choices), 2, replace=False) for choices in (STYLES, PLACES)]
+        many = rng.random() < 0.5
+        few = [rng.choice(list(all_), len(all_) if many else 2, replace=False) for all_ in (STYLES, PLACES)]
         scenes = [random_scene(rng, styles=few[0], places=few[1]) for _ in range(settings["batch"])]
         real = _normalised([draw(scene) for scene in scenes]).to(device)
         tokens = tokenize(tokenizer, [scene.caption for scene in scenes])
@@ -78,14 +79,18 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
 def publish(model: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write the open_clip folder, the same text tower as a transformers CLIPTextModel, and the tokenizer for both."""
     half = {name: tensor.contiguous() for name, tensor in model.half().state_dict().items()}
-    (folder / "clip").mkdir(parents=True, exist_ok=True)
-    save_file(half, folder / "clip" / "open_clip_model.safetensors")
     preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}
-    settings = {"model_cfg": config(len(tokenizer)), "preprocess_cfg": preprocess}
-    (folder / "clip" / "open_clip_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    for place in ("clip", "tokenizer"):
-        tokenizer.save_pretrained(folder / place)
-    as_text_model(half, len(tokenizer)).half().save_pretrained(folder / "text_encoder")
+    described = {"model_cfg": config(len(tokenizer)), "preprocess_cfg": preprocess}
+    with replacing(folder / "clip") as new:
+        save_file(half, new / "open_clip_model.safetensors")
+        (new / "open_clip_config.json").write_text(json.dumps(described, indent=2) + "\n")
+        tokenizer.save_pretrained(new)
+    with replacing(folder / "tokenizer") as new:
+        tokenizer.save_pretrained(new)
+    with replacing(folder / "text_encoder") as new:
+        as_text_model(half, len(tokenizer)).half().save_pretrained(new)
+        described = json.loads((new / "config.json").read_text())  # so that it loads as diffusers loads its parts: cast
+        (new / "config.json").write_text(json.dumps({**described, "dtype": "float32"}, indent=2) + "\n")
 
 
 def as_text_model(weights: dict[str, torch.Tensor], vocab_size: int) -> CLIPTextModel:

@@ -3,8 +3,10 @@
 import csv
 import math
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,19 @@ def progress(name: str, settings: dict) -> dict:
     """What a checkpoint says it has seen: {pictures, seconds}."""
     state = torch.load(STATE / f"{name}.pt", map_location="cpu", weights_only=True)
     return {"pictures": state["step"] * settings["batch"], "seconds": round(state["seconds"])}
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that replaces `folder` at the end: readers see the old weights or the new ones."""
+    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    yield new
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _cosine(part: float) -> float:

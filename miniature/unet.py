@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from miniature.contrastive import CONTEXT, WIDTH, tokenize
-from miniature.fit import STATE, autocast, fit
+from miniature.fit import STATE, autocast, fit, replacing
 from miniature.world import draw, random_scene
 
 SHARD = 4096  # pictures
@@ -55,7 +55,7 @@ def encode(settings: dict, folder: Path, device: torch.device) -> None:
                 posterior = vae.encode(real.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
             latents.append((posterior.mode() * vae.config.scaling_factor).half().cpu())
             captions += [scene.caption for scene in scenes]
-        save_file({"latents": torch.cat(latents)}, path, {"captions": json.dumps(captions)})
+        save_file({"latents": torch.cat(latents).contiguous()}, path, {"captions": json.dumps(captions)})
 
 
 class Latents:
@@ -107,7 +107,8 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after: float 
 
 def publish(model: UNet2DConditionModel, folder: Path) -> None:
     """Write unet, scheduler and model_index.json, which make the folder a stock pipeline."""
-    model.half().save_pretrained(folder / "unet")
+    with replacing(folder / "unet") as new:
+        model.half().save_pretrained(new)
     parts = {
         "vae": AutoencoderKL.from_pretrained(folder / "vae"),
         "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder"),
@@ -117,5 +118,6 @@ def publish(model: UNet2DConditionModel, folder: Path) -> None:
     pipeline = StableDiffusionPipeline(
         unet=model, safety_checker=None, feature_extractor=None, requires_safety_checker=False, **parts
     )
-    parts["scheduler"].save_pretrained(folder / "scheduler")
+    with replacing(folder / "scheduler") as new:
+        parts["scheduler"].save_pretrained(new)
     pipeline.save_config(folder)

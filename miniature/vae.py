@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn.functional import l1_loss
 
-from miniature.fit import autocast, fit
+from miniature.fit import autocast, fit, replacing
 from miniature.world import draw, random_scene
 
 
@@ -48,7 +48,8 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after: float 
     with torch.no_grad():
         real = pictures(np.random.default_rng(settings["seed"]), 1024).to(device)
         standardise(model, model.encode(real).latent_dist.mode())
-    model.half().save_pretrained(folder / "vae")
+    with replacing(folder / "vae") as new:
+        model.half().save_pretrained(new)
 
 
 @torch.no_grad()
