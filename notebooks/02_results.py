@@ -114,7 +114,7 @@ rows["reconstruction_gain"] = decide(claim, measure, gain, at_least=0, unit="dB"
 # source clip itself**, and **one edited frame**, the middle one, **repeated**.
 
 # %%
-scorer = ClipScorer(params.score.clip_model, square=square)
+scorer = ClipScorer(params.score.clip_model, params.device, square)
 kinds = ("the source clip itself", "one edited frame, repeated", "Tune-A-Video")
 embedded = {}
 for clip, entry in params.clips.items():

@@ -22,19 +22,19 @@ from torch.nn.functional import interpolate
 
 from . import figures
 from .clip import read_frames, write_clip
-from .config import ClipEntry, Params, load_params
+from .config import ClipEntry, Params
 
 LONGER_SIDE = 192  # pixels of a clip in the report, whatever it was made at
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "open_clip_torch", "av", "dvc")
 
 
-def write_report(params: Params | None = None, results: str | Path = "results", out: str | Path = "reports") -> Path:
+def write_report(params: Params, results: str | Path = "results", out: str | Path = "reports") -> Path:
     """Write `out`/index.html and what it links to from the results of the other stages; returns its path.
 
     notebooks/ gets every executed notebook as .ipynb and .html, figures/ and metrics/ what they wrote, clips/ an mp4 of
     every source and edit. The same results give the same bytes: no dates, no paths of this machine.
     """
-    params, results, out = params or load_params(), Path(results), Path(out)
+    results, out = Path(results), Path(out)
     for part in ("notebooks", "figures", "metrics", "clips"):
         shutil.rmtree(out / part, ignore_errors=True)
         (out / part).mkdir(parents=True)

@@ -24,9 +24,11 @@ class ClipScorer:
     `model` is an open_clip name and its weights, "ViT-L-14/openai", or a folder with open_clip_config.json and weights.
     `square` (TGVE: 480) first resizes every frame to that square with PIL's bicubic filter, proportions not kept, as
     the TGVE script does; without it a frame goes straight to the model's own preparation, which crops to the centre.
+    `device` is auto (a GPU if there is one), cpu or cuda.
     """
 
-    def __init__(self, model: str | Path, device: str | torch.device = "cpu", square: int | None = None):
+    def __init__(self, model: str | Path, device: str = "auto", square: int | None = None):
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.device, self.square = device, square
         name, tag = _open_clip_name(model)
         try:

@@ -1,10 +1,8 @@
 import json
 import math
 
-import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from tav.errors import InputError
 from tav.score import (
@@ -19,22 +17,12 @@ from tav.score import (
     text_alignment,
     write_metrics,
 )
+from tests.tiny_clip import save_clip
 
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    """A CLIP of random weights in the folder format, 32 pixels and 16 tokens."""
-    folder = tmp_path_factory.mktemp("clip")
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
-    torch.manual_seed(0)
-    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
-    return folder
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_equal_frames_are_fully_consistent():
