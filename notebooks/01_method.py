@@ -19,6 +19,7 @@
 # Each statement is checked below by measuring the network, not by reading its code.
 
 # %%
+# ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
 import os
 from pathlib import Path
 
@@ -183,9 +184,9 @@ rows["moving_clip"] = decide(
 # %% [markdown]
 # ## What ST-Attn costs
 #
-# With *m* frames of *N* tokens, ST-Attn compares *mN* queries with 2*N* keys each, full attention with *mN*. Over the 16
-# blocks of Stable Diffusion v1-4 at 512x512 pixels the two products of attention are counted while the network runs (on
-# the meta device), and beside it by the formula: 4 operations per query, key and channel.
+# With *m* frames of *N* tokens, ST-Attn compares *mN* queries with 2*N* keys each, full attention with *mN*. Over the
+# 16 blocks of Stable Diffusion v1-4 at 512x512 pixels the two products of attention are counted while the network runs
+# (on the meta device), and beside it by the formula: 4 operations per query, key and channel.
 
 # %%
 levels = [(5, 64**2, 320), (5, 32**2, 640), (5, 16**2, 1280), (1, 8**2, 1280)]  # blocks, tokens, channels

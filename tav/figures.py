@@ -41,7 +41,7 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
-TILE = 0.96  # inches of a frame's longer side in a strip
+TILE = 0.9  # inches of a frame's longer side in a strip
 PANEL = 128  # pixels of a frame's longer side, at most, in an animation
 
 
@@ -179,7 +179,7 @@ def intervals(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], ti
     return figure
 
 
-def animate(rows: Mapping[str, ArrayLike], fps: float = 8, quality: int = 80) -> bytes:
+def animate(rows: Mapping[str, ArrayLike], fps: float = 8, quality: int = 70) -> bytes:
     """An animated WebP that loops, the rows' frames (f 3 h w in [0, 1]) side by side; equal rows give equal bytes.
 
     Frames keep their size up to 128 pixels and are reduced above: whoever shows it enlarges it.
@@ -210,7 +210,7 @@ def write(figure: Figure, path: str | Path, dpi: int = 150) -> None:
     figure.savefig(file, dpi=dpi)
     picture = Picture.open(file).convert("RGB")
     if path.suffix == ".jpg":
-        picture.save(path, quality=80, subsampling=0, optimize=True)
+        picture.save(path, quality=75, subsampling=0, optimize=True)
     else:
         picture.quantize(256).save(path, optimize=True)
 
