@@ -191,7 +191,8 @@ display(table.rename_axis("edit"))
 source = scores[scores.method == kinds[0]].set_index(["clip", "edit"])[measures]
 gains = (ours - source).groupby("clip").agg(list)
 gains = {measure: bootstrap(gains[measure].to_dict()) for measure in measures}
-claim, measure = "To CLIP, edits are nearer to their prompt than the source clip is", "Text alignment gained over it"
+claim = "To CLIP, edits are nearer to their prompt than the source clip is"
+measure = "Text alignment gained over the source clip"
 rows["text_alignment_gain"] = decide(claim, measure, gains["text alignment"], at_least=0)
 claim, measure = "To CLIP, edited frames show the edit prompt rather than the source caption", "Mean frame accuracy"
 rows["frame_accuracy"] = decide(claim, measure, panels["frame accuracy"]["Tune-A-Video"], at_least=50, unit="%")
