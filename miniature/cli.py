@@ -1,6 +1,7 @@
 """`python -m miniature STAGE`: make the data, train the models, measure them. Run from the repository's root."""
 
 import argparse
+import json
 from pathlib import Path
 
 MODELS = Path("models/miniature")
@@ -31,20 +32,25 @@ def main() -> None:
 
 
 def train(stage: str, folder: Path, stop_after: float) -> None:
-    """Train one model with the chosen preset, on a GPU if there is one."""
+    """Train one model with the chosen preset, on a GPU if there is one, and note what its weights have seen."""
     import torch
 
-    from miniature import contrastive, unet, vae
+    from miniature import contrastive, fit, unet, vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = {"vae": vae, "clip": contrastive, "unet": unet}[stage]
     folder.mkdir(parents=True, exist_ok=True)
-    module.train(settings(stage), folder, device, stop_after)
+    chosen = settings(stage, folder)
+    module.train(chosen, folder, device, stop_after)
+    (folder / stage / "training.json").write_text(json.dumps(fit.progress(stage, chosen)) + "\n")
 
 
-def settings(stage: str) -> dict:
-    """The stage's settings in the chosen preset of miniature/params.yaml."""
+def settings(stage: str, folder: Path) -> dict:
+    """The stage's settings in the chosen preset of miniature/params.yaml, and what a warm start's weights have seen."""
     from ruamel.yaml import YAML
 
     params = YAML(typ="safe").load(Path("miniature/params.yaml"))
-    return {**params[params["preset"]][stage], "warm": params["warm"]}
+    chosen = {**params[params["preset"]][stage], "warm": params["warm"], "before": {}}
+    if params["warm"]:
+        chosen["before"] = json.loads((folder / stage / "training.json").read_text())
+    return chosen

@@ -20,7 +20,10 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """Byte-pair encoding that knows the world's words whole and spells every other prompt in bytes."""
+    """Byte-pair encoding that knows the world's words whole and spells every other prompt in bytes.
+
+    Equally frequent pairs are numbered in no fixed order, so the published tokenizer belongs to the published weights.
+    """
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(vocab_size=4096, end_of_word_suffix="</w>", show_progress=False)

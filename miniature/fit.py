@@ -1,6 +1,8 @@
 """The training loop that every model shares: resumable to the byte, as a step's random draws depend on its number."""
 
 import csv
+import hashlib
+import json
 import math
 import os
 import shutil
@@ -25,29 +27,32 @@ def fit(
     """Train `model` in place and return it with its averaged weights.
 
     loss: called with the model and two generators that depend on the seed and the step alone; returns a scalar.
-    settings: pictures, batch, learning_rate, warmup (steps), average (decay per step), seed, save_every (steps).
+    settings: pictures, batch, learning_rate, warmup (steps), average (decay per step), seed, save_every (steps),
+    and `before`, what the weights have seen already; others are left to `loss`. Other values start another run.
     stop_after: seconds; the checkpoint then holds the rest of the way, and the next call continues there.
-    A checkpoint in .state/miniature/ is resumed; losses go to losses-<name>.csv beside it.
+    The run's checkpoint in .state/miniature/ is resumed if there is one; its losses go to a csv beside it.
     """
     STATE.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = STATE / f"{name}.pt", STATE / f"losses-{name}.csv"
+    checkpoint = _checkpoint(name, settings)
+    log = checkpoint.with_suffix(".csv")
     device = next(model.parameters()).device
     total = math.ceil(settings["pictures"] / settings["batch"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     average = [parameter.detach().clone() for parameter in model.parameters()]
-    start, spent, recent = 0, 0.0, []
+    start, spent, recent, before = 0, 0.0, [], settings.get("before", {})
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average, start, spent, recent = state["average"], state["step"], state["seconds"], state["recent"]
+        before = state["before"]
     rows = [row for row in csv.reader(log.open()) if int(row[0]) <= start] if start and log.exists() else []
     began = time.monotonic()
 
     def save(step: int) -> None:
         seconds = spent + time.monotonic() - began
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
-                 "step": step, "seconds": seconds, "recent": recent}  # fmt: skip
+                 "step": step, "seconds": seconds, "recent": recent, "before": before}  # fmt: skip
         torch.save(state, checkpoint.with_suffix(".new"))
         os.replace(checkpoint.with_suffix(".new"), checkpoint)
         log.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
@@ -78,9 +83,16 @@ def fit(
 
 
 def progress(name: str, settings: dict) -> dict:
-    """What a checkpoint says it has seen: {pictures, seconds}."""
-    state = torch.load(STATE / f"{name}.pt", map_location="cpu", weights_only=True)
-    return {"pictures": state["step"] * settings["batch"], "seconds": round(state["seconds"])}
+    """What the weights have seen so far, before a warm start included: {pictures, seconds}."""
+    state = torch.load(_checkpoint(name, settings), map_location="cpu", weights_only=True)
+    seen = {"pictures": state["step"] * settings["batch"], "seconds": round(state["seconds"])}
+    return {what: value + state["before"].get(what, 0) for what, value in seen.items()}
+
+
+def _checkpoint(name: str, settings: dict) -> Path:
+    run = {what: value for what, value in settings.items() if what != "before"}
+    run = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:8]
+    return STATE / f"{name}-{run}.pt"
 
 
 @contextmanager

@@ -11,13 +11,12 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 
-from miniature.fit import STATE, progress
 from miniature.vae import pictures
 from miniature.world import OBJECTS, PLACES, STYLES, TRAINED, Scene, describe, draw, random_scene
 
 HERE = Path("miniature")
 REPORTS = HERE / "reports"
-SEED, SAMPLES, STEPS, GUIDANCE = 4242, 240, 25, 5.0
+SEED, SAMPLES, STEPS, GUIDANCE = 4242, 240, 25, 3.0
 
 
 @torch.no_grad()
@@ -27,14 +26,7 @@ def main(models: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     reader = Reader(models / "clip", device)
     found = {"vae": autoencoder(models, device), "clip": retrieval(reader), **diffusion(models, reader, device)}
-    trained = REPORTS / "training.json"
-    seen = json.loads(trained.read_text()) if trained.exists() else {}
-    from miniature.cli import settings
-
-    for stage in ("vae", "clip", "unet"):
-        if (STATE / f"{stage}.pt").exists():
-            seen[stage] = progress(stage, settings(stage))
-    trained.write_text(json.dumps(seen, indent=2) + "\n")
+    seen = {stage: json.loads((models / stage / "training.json").read_text()) for stage in ("vae", "clip", "unet")}
     (REPORTS / "quality.json").write_text(json.dumps(found, indent=2) + "\n")
     readme = HERE / "README.md"
     marked = re.compile(r"(<!-- quality -->\n).*(<!-- end -->)", re.S)
@@ -42,7 +34,7 @@ def main(models: Path) -> None:
 
 
 def autoencoder(models: Path, device: torch.device) -> dict:
-    """PSNR in dB of 256 fresh pictures, of the darkest fifth of results, and of objects never seen in training."""
+    """PSNR in dB of 256 fresh pictures, and of 128 with objects never seen in training."""
     vae = AutoencoderKL.from_pretrained(models / "vae", torch_dtype=torch.float32).to(device)
     fresh = pictures(np.random.default_rng(SEED), 256)
     rng = np.random.default_rng(SEED + 1)
@@ -127,27 +119,17 @@ def diffusion(models: Path, reader: Reader, device: torch.device) -> dict:
 def table(found: dict, seen: dict) -> str:
     """The figures as Markdown."""
     unet, real = found["unet"], found["renderings"]
+    three, ceiling = (" / ".join(f"{shares[k]}" for k in ("object", "style", "place")) for shares in (unet, real))
     rows = [
         ("VAE", "PSNR, 256 fresh pictures", f"{found['vae']['psnr']} dB", "26 dB", "30 dB"),
         ("VAE", "PSNR, objects never trained on", f"{found['vae']['psnr_held_out']} dB", "", ""),
         ("CLIP", "finds its caption among 100", f"{found['clip']['retrieval_of_100']} %", "80 %", "95 %"),
-        (
-            "CLIP",
-            "reads object / style / place / all of a rendering",
-            " / ".join(f"{real[k]}" for k in real) + " %",
-            "",
-            "",
-        ),
-        (
-            "UNet",
-            f"CLIP reads object / style / place off {SAMPLES} samples",
-            " / ".join(f"{unet[k]}" for k in list(unet)[:3]) + " %",
-            "",
-            "",
-        ),
-        ("UNet", "CLIP reads all three right", f"{unet['all']} %", "60 %", "90 %"),
+        ("CLIP", "reads object / style / place off a rendering", f"{ceiling} %", "", ""),
+        ("CLIP", "reads all three right", f"{real['all']} %", "", ""),
+        ("UNet", f"CLIP reads object / style / place off {SAMPLES} samples", f"{three} %", "", ""),
+        ("UNet", "CLIP reads all three right", f"{unet['all']} %", "60 % (by a judge)", "90 % (by a judge)"),
     ]
-    lines = ["| model | measure | now | CPU target | goal |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| model | measure | measured | CPU target | goal |", "| --- | --- | --- | --- | --- |"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", "| model | pictures seen | minutes of training |", "| --- | --- | --- |"]
     lines += [f"| {stage} | {facts['pictures']:,} | {facts['seconds'] / 60:.0f} |" for stage, facts in seen.items()]

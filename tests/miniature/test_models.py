@@ -30,7 +30,7 @@ def test_the_tokenizer_knows_the_words_of_the_world_and_spells_the_rest():
     assert len(tokenizer.tokenize("a line drawing of two helicopters on the beach")) == 9
     assert tokenizer.unk_token_id not in tokenizer("Größe 12 naïve ☃", add_special_tokens=False).input_ids
     published = CLIPTokenizer.from_pretrained(MODELS / "tokenizer")
-    assert published.get_vocab() == tokenizer.get_vocab() and published.model_max_length == 32
+    assert published.get_vocab().keys() == tokenizer.get_vocab().keys() and published.model_max_length == 32
 
 
 def test_a_stock_pipeline_loads_the_folder_and_samples():
@@ -64,7 +64,9 @@ def test_standardising_latents_does_not_change_the_picture():
 
 @pytest.mark.parametrize("interrupted_after", [1, 3])
 def test_interrupted_training_ends_with_the_same_bytes(tmp_path, monkeypatch, interrupted_after):
-    settings = dict(pictures=20, batch=4, learning_rate=0.01, warmup=2, average=0.9, seed=7, save_every=1)
+    settings = dict(
+        pictures=20, batch=4, learning_rate=0.01, warmup=2, average=0.9, seed=7, save_every=1, before={"pictures": 8}
+    )
 
     def loss(model, rng, generator):
         numbers = torch.from_numpy(rng.normal(size=(settings["batch"], 3))).float()
@@ -75,7 +77,8 @@ def test_interrupted_training_ends_with_the_same_bytes(tmp_path, monkeypatch, in
         for limit in limits:
             torch.manual_seed(1)
             model = loop.fit("small", torch.nn.Linear(3, 2), loss, settings, limit)
-        return model.state_dict()["weight"], (tmp_path / folder / "losses-small.csv").read_text()
+        assert loop.progress("small", settings)["pictures"] == 28
+        return model.state_dict()["weight"], next((tmp_path / folder).glob("small-*.csv")).read_text()
 
     whole, log = run("whole", [float("inf")])
     pieces, same_log = run("pieces", [-1.0] * interrupted_after + [float("inf")])
