@@ -93,16 +93,26 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after: float 
     if settings["warm"]:
         model = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
 
+    model = model.to(device, memory_format=torch.channels_last)
+    compiled = torch.compile(model)  # with channels_last a quarter faster on two cores (measured in README)
+
     def loss(model, rng, generator):
         latents, text = data.batch(rng, settings["batch"])
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        times = torch.randint(noising.config.num_train_timesteps, (len(latents),), generator=generator).to(device)
+        times = timesteps(len(latents), generator).to(device)
         target = noising.get_velocity(latents, noise, times)
         with autocast(device):
-            predicted = model(noising.add_noise(latents, noise, times), times, text).sample
+            predicted = compiled(noising.add_noise(latents, noise, times), times, text).sample
         return mse_loss(predicted.float(), target)
 
-    publish(fit("unet", model.to(device), loss, settings, stop_after).cpu(), folder)
+    publish(fit("unet", model, loss, settings, stop_after).cpu(), folder)
+
+
+def timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Half of them uniform, half from the middle, where an object of 16x16 latents takes shape."""
+    middle = torch.sigmoid(torch.randn(count, generator=generator) - 0.3)
+    uniform = torch.rand(count, generator=generator)
+    return (1000 * torch.where(torch.arange(count) % 2 == 0, uniform, middle)).long().clamp(max=999)
 
 
 def publish(model: UNet2DConditionModel, folder: Path) -> None:

@@ -20,13 +20,14 @@ from tav.errors import InputError, NumericalError
 
 RESULTS = Path("results")
 
-# The settings that each verb reads, which are the `params` of its stage in dvc.yaml; {} is a clip's name. No device:
-# where a stage runs changes its results by rounding only.
+# The settings that each stage of dvc.yaml reads, which are its `params`; {} is a clip's name. No device: where a stage
+# runs changes its results by rounding only.
 USES = {
     "tune": "model inflate clip.num_frames clip.size clip.fit tune clips.{}.source clips.{}.caption",
     "invert": "model inflate clip.num_frames invert clips.{}.caption",
     "edit": "model inflate clip.num_frames edit clips.{}.edits",
-    "notebook": "model inflate clip tune invert edit score clips",
+    "01_method": "model",
+    "02_results": "model clip tune invert edit score clips",
     "report": "model device inflate clip tune invert edit score clips",
 }
 
@@ -74,8 +75,10 @@ def _run(verb: str, name: str) -> None:
 
 
 def _used(params: Params, verb: str, name: str) -> dict:
-    """The settings that a verb reads, by their keys; a clip that is not there has none."""
-    return {key: _look_up(params.model_dump(mode="json"), key) for key in USES[verb].format(name, name).split()}
+    """The settings that a stage reads, by their keys; a clip that is not there has none, a new notebook has all."""
+    settings = params.model_dump(mode="json")
+    keys = USES.get(name if verb == "notebook" else verb, " ".join(settings)).format(name, name)
+    return {key: _look_up(settings, key) for key in keys.split()}
 
 
 def _look_up(settings: dict, key: str):
@@ -151,12 +154,20 @@ def write_report(params: Params, name: str) -> None:
     write_report(params)
 
 
+def write_readme(params: Params, name: str) -> None:
+    """Writes what reports/ says into README: no stage's work, as DVC takes away what a stage writes before it runs."""
+    from tav.report import write_readme
+
+    write_readme()
+
+
 VERBS = {  # verb -> what runs, what its argument is, what --help says
     "tune": (tune_clip, "CLIP", "tune the inflated model on one clip of params.yaml"),
     "invert": (invert_clip, "CLIP", "invert a tuned clip to noise, and sample it back as a check"),
     "edit": (edit_clip, "CLIP", "sample a tuned clip's edits from its noise"),
     "notebook": (execute_notebook, "NAME", "execute one of notebooks/ (its name without .py)"),
     "report": (write_report, "", "write reports/ from the results"),
+    "readme": (write_readme, "", "write the tables of README.md from reports/"),
 }
 
 
@@ -179,9 +190,9 @@ def _load(params: Params):
     device = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(params.device, params.device)
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but no GPU can be used: set device to auto or cpu in params.yaml")
-    torch.manual_seed(params.tune.seed)  # T-Attn's queries, keys and values start at random
     torch.use_deterministic_algorithms(True, warn_only=True)
-    return load_pipeline(params.model, params.clip.num_frames, **params.inflate.model_dump()).to(device)
+    settings = params.inflate.model_dump() | {"seed": params.tune.seed}
+    return load_pipeline(params.model, params.clip.num_frames, **settings).to(device)
 
 
 def _load_tuned(params: Params, name: str):

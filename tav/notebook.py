@@ -9,7 +9,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from .errors import InputError, NumericalError
+from tav.errors import InputError, NumericalError
 
 # The kernel inherits these: a progress bar or a set's order would differ from run to run, and so would a warning that
 # names this machine's folders.

@@ -20,9 +20,10 @@ from ruamel.yaml import YAML
 from safetensors import safe_open
 from torch.nn.functional import interpolate
 
-from . import figures
-from .clip import read_frames, write_clip
-from .config import ClipEntry, Params
+from tav import figures
+from tav.clip import read_frames, write_clip
+from tav.config import ClipEntry, Params
+from tav.errors import InputError
 
 LONGER_SIDE = 192  # pixels of a clip in the report, whatever it was made at
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "open_clip_torch", "av", "dvc")
@@ -48,19 +49,57 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
         "model": _model(params.model),
         "quality": _quality(Path("miniature/reports/quality.json")),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "verdicts": Counter(row["verdict"] for notebook in notebooks for row in notebook["rows"].values()),
+        "verdicts": Counter(row["verdict"] for notebook in notebooks for row in notebook["rows"]),
         "frozen": _frozen("dvc.yaml", "miniature/dvc.yaml"),
         "side": LONGER_SIDE,
         "scores": _scores(results / "notebooks" / "02_results" / "scores.csv"),
     }
+    claims = [row for notebook in notebooks for row in notebook["rows"]]
+    (out / "metrics" / "claims.json").write_text(json.dumps(claims, indent=2, ensure_ascii=False) + "\n")
     _overview(params, results, out / "figures" / "overview.png")
     return _render("index.html", out / "index.html", **page)
+
+
+def write_readme(readme: str | Path = "README.md", out: str | Path = "reports") -> None:
+    """Write what was measured between the marks of README: every claim, but those of the method as one line."""
+    readme, claims = Path(readme), json.loads((Path(out) / "metrics" / "claims.json").read_text())
+    before, start, rest = readme.read_text().partition("<!-- claims -->\n")
+    _, end, after = rest.partition("<!-- end of claims -->")
+    if not end:
+        raise InputError(f"{readme} has no lines <!-- claims --> and <!-- end of claims --> to write between")
+    readme.write_text(before + start + claims_table(claims) + end + after)
+
+
+def claims_table(claims: list[dict]) -> str:
+    """The rows of claims.json as Markdown."""
+    lines = ["| section | claim | measured | expected | verdict |", "|---|---|---|---|---|"]
+    for section in dict.fromkeys(row["section"] for row in claims):
+        rows = [row for row in claims if row["section"] == section]
+        page = f"[{section}](reports/notebooks/{section}.ipynb)"
+        if section == "01_method":
+            held = sum(row["verdict"] == "holds" for row in rows)
+            lines.append(f"| {page} | What the paper says of the method holds | {held} of {len(rows)} checks | all | "
+                         f"{'holds' if held == len(rows) else 'fails'} |")  # fmt: skip
+            continue
+        for row in rows:
+            lines.append(f"| {page} | {row['claim']} | {measured(row)} | {row['expected']} | {row['verdict']} |")
+    return "\n".join(lines) + "\n"
+
+
+def measured(row: dict) -> str:
+    """A row's value with its unit and interval, as tables show it."""
+    if row["value"] is None:
+        return "not measured"
+    unit = f" {row['unit']}" if row["unit"] else ""
+    interval = " [{:.4g}, {:.4g}]".format(*row["interval"]) if row["interval"] else ""
+    return f"{row['value']:.4g}{unit}{interval}"
 
 
 def _render(template: str, path: Path, **values) -> Path:
     environment = Environment(
         loader=PackageLoader("tav"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["measured"] = measured
     path.write_text(environment.get_template(template).render(**values))
     return path
 
@@ -69,7 +108,7 @@ def _notebook(name: str, folder: Path, out: Path) -> dict:
     """Publish one executed notebook; a notebook that was not executed is named, with nothing else."""
     source, metrics = folder / f"{name}.ipynb", folder / "metrics.json"
     if not source.exists():
-        return {"name": name, "executed": False, "title": name, "question": "", "rows": {}, "charts": []}
+        return {"name": name, "executed": False, "title": name, "question": "", "rows": [], "charts": []}
     shutil.copy(source, out / "notebooks")
     shutil.copy(metrics, out / "metrics" / f"{name}.json")
     shutil.copytree(folder / "figures", out / "figures" / name)
@@ -86,7 +125,7 @@ def _notebook(name: str, folder: Path, out: Path) -> dict:
         "executed": True,
         "title": title,
         "question": " ".join(question[1].split()) if question else "",
-        "rows": json.loads(metrics.read_text()),
+        "rows": [{"section": name, "name": key, **row} for key, row in json.loads(metrics.read_text()).items()],
         "charts": sorted(path.name for path in (folder / "figures").glob("*.png")),
     }
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import InputError
+from tav.errors import InputError
 
 
 class ClipScorer:

@@ -197,7 +197,9 @@ def test_settings_that_change_while_a_stage_runs_are_refused(refusal):
 
 def test_the_stages_declare_the_settings_that_they_read():
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    for verb, keys in USES.items():
-        stage = stages[verb].get("do", stages[verb])
-        assert [key.replace("${key}", "{}") for key in stage["params"]] == keys.split(), verb
-        assert stage["cmd"].startswith(f"python -m tav {verb}")
+    assert stages.keys() == USES.keys()
+    for name, keys in USES.items():
+        stage = stages[name].get("do", stages[name])
+        assert [key.replace("${key}", "{}") for key in stage["params"]] == keys.split(), name
+        notebook = stage["cmd"] == f"python -m tav notebook {name}"
+        assert notebook or stage["cmd"].startswith(f"python -m tav {name}"), name

@@ -17,19 +17,19 @@ from tav.clip import write_clip
 from tests import tiny, tiny_clip
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = ["notebook@01_method", "notebook@02_results"]
+NOTEBOOKS = ["01_method", "02_results"]
 CLIP = {
     "source": {"path": "data/one.mp4", "start": 0, "stride": 1},
     "caption": "a square is moving",
     "edits": {"object": "a circle is moving"},
 }
 SMALL = {
-    "model": "models/tiny",
+    "model": "models/miniature",
     "device": "cpu",
     "clip": {"num_frames": 3, "size": 32, "fit": "crop", "fps": 8},
     "invert": {"steps": 2},
     "edit": {"steps": 2, "guidance_scale": 7.5, "negative_prompt": ""},
-    "score": {"clip_model": "models/tiny/clip"},
+    "score": {"clip_model": "models/miniature/clip"},
 }
 
 
@@ -43,8 +43,8 @@ class Workspace:
         for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-        tiny.save_model(folder / "models/tiny")
-        tiny_clip.save_clip(folder / "models/tiny/clip")
+        tiny.save_model(folder / "models/miniature")
+        tiny_clip.save_clip(folder / "models/miniature/clip")
         (folder / "miniature/reports").mkdir(parents=True)
         (folder / "miniature/reports/quality.json").write_text("{}")
         (folder / "data").mkdir()
@@ -135,13 +135,13 @@ def test_a_setting_that_is_put_back_costs_nothing(workspace, first_run):
 
 def test_a_clip_that_is_taken_out_leaves_the_report(workspace, first_run):
     del workspace.settings["clips"]["two"]
-    assert workspace.repro() == [*NOTEBOOKS, "report"]
+    assert workspace.repro() == ["02_results", "report"]
     assert {path.name for path in (workspace.folder / "reports/clips").iterdir()} == {"one"}
 
 
 def test_a_notebook_that_runs_again_has_the_same_bytes(workspace, first_run):
     before = workspace.files("results/notebooks/02_results")
-    assert workspace.repro("--force", "--single-item", "notebook@02_results") == ["notebook@02_results"]
+    assert workspace.repro("--force", "--single-item", "02_results") == ["02_results"]
     assert workspace.files("results/notebooks/02_results") == before
 
 

@@ -16,9 +16,11 @@ from PIL import Image
 from tav import figures
 from tav.clip import write_frames
 from tav.config import load_params
-from tav.report import write_report
+from tav.errors import InputError
+from tav.report import claims_table, write_readme, write_report
 from tav.score import Interval, decide, write_metrics
 
+ROOT = Path(__file__).parent.parent
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ROWS = {
     "gain": decide("Edits <follow> their prompt", "Gain", Interval(2.0, 1.0, 3.0), at_least=0, unit="dB"),
@@ -79,6 +81,36 @@ def test_claims_stand_with_their_values_and_verdicts(project):
     for verdict in ("holds", "fails", "undecided"):
         assert f'<td class="verdict {verdict}">{verdict}</td>' in page
     assert json.loads(Path("reports/metrics/02_results.json").read_text()) == ROWS
+    claims = json.loads(Path("reports/metrics/claims.json").read_text())
+    assert claims == [{"section": "02_results", "name": name, **row} for name, row in ROWS.items()]
+
+
+def test_the_readme_gets_the_claims_and_keeps_its_own_words(project):
+    build()
+    Path("README.md").write_text("before\n<!-- claims -->\nout of date\n<!-- end of claims -->\nafter\n")
+    write_readme()
+    text = Path("README.md").read_text()
+    assert text.startswith("before\n<!-- claims -->\n| section") and text.endswith("<!-- end of claims -->\nafter\n")
+    assert "| Edits <follow> their prompt | 2 dB [1, 3] | at least 0 dB | holds |" in text
+    assert "| Edits move as the source does | not measured | open | undecided |" in text and "out of date" not in text
+    write_readme()
+    assert Path("README.md").read_text() == text
+    Path("README.md").write_text("no marks")
+    with pytest.raises(InputError, match="claims"):
+        write_readme()
+
+
+def test_the_repositorys_readme_says_what_its_reports_say():
+    claims = json.loads((ROOT / "reports/metrics/claims.json").read_text())
+    assert f"<!-- claims -->\n{claims_table(claims)}<!-- end of claims -->" in (ROOT / "README.md").read_text()
+
+
+def test_the_repositorys_claims_are_those_of_its_executed_notebooks():
+    claims = json.loads((ROOT / "reports/metrics/claims.json").read_text())
+    metrics = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "reports/metrics").glob("0*.json"))}
+    found = [{"section": section, "name": name, **row} for section in metrics for name, row in metrics[section].items()]
+    assert claims == found
+    assert list(metrics) == sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
 
 
 def test_model_settings_seed_and_versions_are_named(project):
