@@ -24,6 +24,16 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, StringConstraints(pattern="^[a-z0-9-]+$")]  # a name becomes a folder and a word of a command
 
+# The settings that each stage of dvc.yaml reads, which are its `params`; {} is a clip's name. No device: where a stage
+# runs changes its results by rounding only.
+USES = {
+    "tune": "model inflate clip.num_frames clip.size clip.fit tune clips.{}.source clips.{}.caption",
+    "invert": "model inflate clip.num_frames invert clips.{}.caption",
+    "edit": "model inflate clip.num_frames edit clips.{}.edits",
+    "01_method": "model",
+    "02_results": "model clip tune invert edit score clips",
+    "report": "model device inflate clip tune invert edit score clips",
+}
 
 PLAIN = {
     "int_type": "a whole number",
@@ -138,6 +148,18 @@ def load_params(path="params.yaml") -> Params:
         problems = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")  # a typo before its gap
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"{path}: {_explain(problems[0])}{more}") from None
+
+
+def settings_of(params: Params, stage: str, name: str = "") -> dict:
+    """The settings that a stage reads, by their keys; a clip that is not there has none, a new notebook has all."""
+    settings = params.model_dump(mode="json")
+    return {key: _look_up(settings, key) for key in USES.get(stage, " ".join(settings)).format(name, name).split()}
+
+
+def _look_up(settings: dict, key: str):
+    for part in key.split("."):
+        settings = settings.get(part, {})
+    return settings
 
 
 def _explain(problem: dict) -> str:

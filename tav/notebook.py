@@ -9,6 +9,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from tav.config import Params
 from tav.errors import InputError, NumericalError
 
 # The kernel inherits these: a progress bar or a set's order would differ from run to run, and so would a warning that
@@ -56,6 +57,11 @@ def run_notebook(source: str | Path, folder: str | Path, parameters: Mapping | N
     nbformat.write(settle(notebook), executed)
     failed.unlink()
     return executed
+
+
+def execute_notebook(params: Params, name: str) -> None:
+    """The notebook stage: notebooks/<name>.py into results/notebooks/<name>."""
+    run_notebook(Path("notebooks") / f"{name}.py", Path("results/notebooks") / name)
 
 
 def settle(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

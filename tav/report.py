@@ -60,8 +60,11 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
     return _render("index.html", out / "index.html", **page)
 
 
-def write_readme(readme: str | Path = "README.md", out: str | Path = "reports") -> None:
-    """Write what was measured between the marks of README: every claim, but those of the method as one line."""
+def write_readme(params: Params, readme: str | Path = "README.md", out: str | Path = "reports") -> None:
+    """Write what was measured between the marks of README: every claim, but those of the method as one line.
+
+    No stage's work: DVC takes away what a stage writes before it runs.
+    """
     readme, claims = Path(readme), json.loads((Path(out) / "metrics" / "claims.json").read_text())
     before, start, rest = readme.read_text().partition("<!-- claims -->\n")
     _, end, after = rest.partition("<!-- end of claims -->")

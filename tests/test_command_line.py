@@ -14,8 +14,9 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from tav.__main__ import USES, main
+from tav.__main__ import main
 from tav.clip import read_frames
+from tav.config import USES
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,8 +116,8 @@ def test_a_tuning_killed_at_any_moment_ends_with_the_same_bytes(workplace, set_p
 
 
 def test_what_was_interrupted_is_not_resumed_with_other_inputs(workplace, set_params):
-    from tav.__main__ import _fingerprint
     from tav.config import load_params
+    from tav.stages import _fingerprint
 
     def fingerprint():
         return _fingerprint(load_params(), "square")

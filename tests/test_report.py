@@ -88,16 +88,16 @@ def test_claims_stand_with_their_values_and_verdicts(project):
 def test_the_readme_gets_the_claims_and_keeps_its_own_words(project):
     build()
     Path("README.md").write_text("before\n<!-- claims -->\nout of date\n<!-- end of claims -->\nafter\n")
-    write_readme()
+    write_readme(load_params())
     text = Path("README.md").read_text()
     assert text.startswith("before\n<!-- claims -->\n| section") and text.endswith("<!-- end of claims -->\nafter\n")
     assert "| Edits <follow> their prompt | 2 dB [1, 3] | at least 0 dB | holds |" in text
     assert "| Edits move as the source does | not measured | open | undecided |" in text and "out of date" not in text
-    write_readme()
+    write_readme(load_params())
     assert Path("README.md").read_text() == text
     Path("README.md").write_text("no marks")
     with pytest.raises(InputError, match="claims"):
-        write_readme()
+        write_readme(load_params())
 
 
 def test_the_repositorys_readme_says_what_its_reports_say():

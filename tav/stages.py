@@ -1,0 +1,150 @@
+"""The stages of a clip: tune, invert, edit. Each reads params.yaml's settings and leaves its results in results/."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from safetensors.torch import save_file
+from tqdm import tqdm
+from transformers.utils import logging
+
+from tav.checkpoint import load_tuned, read_safetensors, save_tuned
+from tav.clip import read_clip, write_frames
+from tav.config import ClipEntry, Params, settings_of
+from tav.errors import InputError
+from tav.pipeline import load_pipeline
+from tav.tune import tune
+
+RESULTS = Path("results")
+
+
+def tune_clip(params: Params, name: str) -> None:
+    """Reads a clip, encodes it once and tunes on it; resumes a run of the same inputs that was interrupted."""
+    entry = _entry(params, name)
+    pipe = _load(params)
+    span = {"start": entry.source.start, "stride": entry.source.stride}
+    clip = read_clip(entry.source.path, params.clip.num_frames, params.clip.size, fit=params.clip.fit, **span)
+    posterior = pipe.encode_posterior(clip)
+    state = Path(".state/tune") / f"{name}-{_fingerprint(params, name)}.safetensors"
+    steps = tune(pipe, posterior, entry.caption, state=state, **params.tune.model_dump())
+    losses = list(_progress(steps, params.tune.steps, f"tune {name}"))
+    with _replacing(RESULTS / "tune" / name) as folder:
+        save_tuned(pipe, folder / "tuned.safetensors")
+        _save(folder / "posterior.safetensors", parameters=posterior.parameters)
+        write_frames(folder / "source", (clip + 1) / 2)
+        with (folder / "losses.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("step", "loss"), *losses])
+    state.unlink(missing_ok=True)
+
+
+def invert_clip(params: Params, name: str) -> None:
+    """Inverts the tuned clip's latents to noise, and samples it back: what is lost here, no edit keeps."""
+    entry, pipe = _entry(params, name), _load_tuned(params, name)
+    posterior = DiagonalGaussianDistribution(_read("tune", name, "posterior")["parameters"].to(pipe.device))
+    latents = pipe.scale(posterior.mode())
+    _label(pipe, f"invert {name}")
+    noise = pipe.invert(latents, num_inference_steps=params.invert.steps)
+    _label(pipe, f"reconstruct {name}")
+    frames = pipe(entry.caption, noise, params.invert.steps, guidance_scale=1.0, output_type="pt").frames[0]
+    with _replacing(RESULTS / "invert" / name) as folder:
+        _save(folder / "inverted.safetensors", noise=noise, latents=latents)
+        write_frames(folder / "reconstruction", frames)
+
+
+def edit_clip(params: Params, name: str) -> None:
+    """Samples every edit of a clip from its inverted noise."""
+    entry, pipe = _entry(params, name), _load_tuned(params, name)
+    noise = _read("invert", name, "inverted")["noise"]
+    with _replacing(RESULTS / "edit" / name) as folder:
+        for edit, prompt in entry.edits.items():
+            _label(pipe, f"edit {name} {edit}")
+            settings = {"guidance_scale": params.edit.guidance_scale, "negative_prompt": params.edit.negative_prompt}
+            write_frames(folder / edit, pipe(prompt, noise, params.edit.steps, output_type="pt", **settings).frames[0])
+
+
+def _entry(params: Params, name: str) -> ClipEntry:
+    if name not in params.clips:
+        raise InputError(f"params.yaml has no clip {name}: it has {', '.join(params.clips)}")
+    return params.clips[name]
+
+
+def _load(params: Params):
+    """The inflated model on its device, set up to give the same numbers every time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is not deterministic
+    logging.disable_progress_bar()  # what is worth a line, such as a caption that is cut, tav says itself
+    logging.set_verbosity_error()
+    device = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(params.device, params.device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device is cuda, but no GPU can be used: set device to auto or cpu in params.yaml")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    settings = params.inflate.model_dump() | {"seed": params.tune.seed}
+    return load_pipeline(params.model, params.clip.num_frames, **settings).to(device)
+
+
+def _load_tuned(params: Params, name: str):
+    pipe = _load(params)
+    load_tuned(pipe, _result("tune", name, "tuned"))
+    return pipe
+
+
+def _result(verb: str, name: str, part: str) -> Path:
+    path = RESULTS / verb / name / f"{part}.safetensors"
+    if not path.exists():
+        raise InputError(f"{path} does not exist: run `python -m tav {verb} {name}` first")
+    return path
+
+
+def _read(verb: str, name: str, part: str) -> dict:
+    return read_safetensors(_result(verb, name, part))
+
+
+def _save(path: Path, **tensors) -> None:
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A folder beside the wanted one that takes its place when it is complete: no result is ever half written."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _fingerprint(params: Params, name: str) -> str:
+    """Names the inputs of a tuning: what is resumed must be the same run."""
+    digest = hashlib.sha256(json.dumps(settings_of(params, "tune", name)).encode())
+    for path in _files(Path(params.clips[name].source.path)):
+        digest.update(path.read_bytes())
+    for path in _files(Path(params.model)):  # gigabytes: their names, sizes and times have to do
+        digest.update(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or the files of a folder in a fixed order; a Hub id has none."""
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def _quiet() -> bool | None:
+    return bool(os.environ.get("TQDM_DISABLE")) or None  # None: tqdm shows a bar on a terminal only
+
+
+def _progress(steps: Iterator[tuple[int, float]], total: int, label: str) -> Iterator[tuple[int, float]]:
+    with tqdm(steps, label, total, disable=_quiet()) as bar:
+        for step, loss in bar:
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            yield step, loss
+
+
+def _label(pipe, label: str) -> None:
+    pipe.set_progress_bar_config(desc=label, disable=_quiet())
