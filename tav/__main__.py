@@ -59,6 +59,8 @@ VERBS = {  # verb -> the function, what its argument is, what --help says
     "tune": ("tav.stages:tune_clip", "CLIP", "tune the inflated model on one clip of params.yaml"),
     "invert": ("tav.stages:invert_clip", "CLIP", "invert a tuned clip to noise, and sample it back as a check"),
     "edit": ("tav.stages:edit_clip", "CLIP", "sample a tuned clip's edits from its noise"),
+    "ablate": ("tav.studies:ablate", "VARIANT", "tune and sample all clips as a variant of the ablation does"),
+    "ablate-full": ("tav.studies:ablate_full", "", "the variants of full_ablation, if full is true"),
     "notebook": ("tav.notebook:execute_notebook", "NAME", "execute one of notebooks/ (its name without .py)"),
     "report": ("tav.report:write_report", "", "write reports/ from the results"),
     "readme": ("tav.report:write_readme", "", "write the tables of README.md from reports/"),

@@ -32,6 +32,8 @@ USES = {
     "edit": "model inflate clip.num_frames edit clips.{}.edits",
     "01_method": "model",
     "02_results": "model clip tune invert edit score clips",
+    "ablate": "model inflate clip.num_frames tune invert edit clips full seeds ablation.{}",
+    "ablate-full": "model inflate clip.num_frames tune invert edit clips full seeds full_ablation",
     "report": "model device inflate clip tune invert edit score clips",
 }
 
@@ -73,9 +75,10 @@ class Clip(Section):
 class Tune(Section):
     """One-shot tuning; `save_every` counts the steps between the states that an interrupted run resumes from."""
 
-    steps: Count
+    steps: Annotated[int, Field(ge=0)]
     learning_rate: Positive
     seed: Annotated[int, Field(ge=0, lt=2**63)]
+    tuned: Literal["paper", "queries", "temporal", "everything"]
     tune_down_blocks: bool
     gradient_checkpointing: bool
     mixed_precision: Literal["no", "fp16", "bf16"]
@@ -92,6 +95,7 @@ class Edit(Section):
     """Sampling with an edit prompt."""
 
     steps: Count
+    noise: Literal["inverted", "random"]
     guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     negative_prompt: str
 
@@ -118,6 +122,15 @@ class ClipEntry(Section):
     edits: Annotated[dict[Name, Text], Field(min_length=1)]
 
 
+class Variant(Section):
+    """What an ablation changes in the settings of the full method."""
+
+    inflate: dict = {}
+    tune: dict = {}
+    invert: dict = {}
+    edit: dict = {}
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -130,6 +143,22 @@ class Params(Section):
     edit: Edit
     score: Score
     clips: Annotated[dict[Name, ClipEntry], Field(min_length=1)]
+    full: bool
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]]
+    ablation: dict[Name, Variant]
+    full_ablation: dict[Name, Variant]
+
+    def varied(self, variant: str, seed: int | None = None) -> "Params":
+        """These settings with a variant's and a seed of tuning in their place; InputError if they are not allowed."""
+        settings = self.model_dump(mode="json") | {"ablation": {}, "full_ablation": {}}
+        for section, values in (self.ablation | self.full_ablation)[variant].model_dump().items():
+            settings[section] |= values
+        if seed is not None:
+            settings["tune"]["seed"] = seed
+        try:
+            return Params.model_validate(settings)
+        except ValidationError as error:
+            raise InputError(f"variant {variant}: {_explain(error.errors()[0])}") from None
 
 
 def load_params(path="params.yaml") -> Params:
@@ -138,7 +167,12 @@ def load_params(path="params.yaml") -> Params:
         raise InputError(f"{path} does not exist: run this from the folder that holds it")
     try:  # ruamel reads YAML 1.2, as DVC does: there 3e-5 is a number and `no` is a text
         settings = YAML(typ="safe").load(Path(path))
-        return Params.model_validate(settings if settings is not None else {})
+        params = Params.model_validate(settings if settings is not None else {})
+        for variant in params.ablation | params.full_ablation:
+            params.varied(variant)
+        return params
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark
         raise InputError(f"{path}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}") from None

@@ -27,15 +27,15 @@ RESULTS = Path("results")
 
 def tune_clip(params: Params, name: str) -> None:
     """Reads a clip, encodes it once and tunes on it; resumes a run of the same inputs that was interrupted."""
-    entry = _entry(params, name)
-    pipe = _load(params)
+    if params.tune.tuned == "everything":
+        raise InputError("tune.tuned is everything, which no tuned.safetensors holds: use it in a variant of ablation")
+    entry, pipe = find_clip(params, name), load_model(params)
     span = {"start": entry.source.start, "stride": entry.source.stride}
     clip = read_clip(entry.source.path, params.clip.num_frames, params.clip.size, fit=params.clip.fit, **span)
     posterior = pipe.encode_posterior(clip)
-    state = Path(".state/tune") / f"{name}-{_fingerprint(params, name)}.safetensors"
-    steps = tune(pipe, posterior, entry.caption, state=state, **params.tune.model_dump())
-    losses = list(_progress(steps, params.tune.steps, f"tune {name}"))
-    with _replacing(RESULTS / "tune" / name) as folder:
+    state = Path(".state/tune") / f"{name}-{fingerprint(params, name)}.safetensors"
+    losses = tune_with_progress(pipe, posterior, params, name, state)
+    with replacing(RESULTS / "tune" / name) as folder:
         save_tuned(pipe, folder / "tuned.safetensors")
         _save(folder / "posterior.safetensors", parameters=posterior.parameters)
         write_frames(folder / "source", (clip + 1) / 2)
@@ -46,36 +46,56 @@ def tune_clip(params: Params, name: str) -> None:
 
 def invert_clip(params: Params, name: str) -> None:
     """Inverts the tuned clip's latents to noise, and samples it back: what is lost here, no edit keeps."""
-    entry, pipe = _entry(params, name), _load_tuned(params, name)
-    posterior = DiagonalGaussianDistribution(_read("tune", name, "posterior")["parameters"].to(pipe.device))
-    latents = pipe.scale(posterior.mode())
+    entry, pipe = find_clip(params, name), load_model(params)
+    load_tuned(pipe, result("tune", name, "tuned"))
+    latents = pipe.scale(read_posterior(pipe, name).mode())
     _label(pipe, f"invert {name}")
     noise = pipe.invert(latents, num_inference_steps=params.invert.steps)
     _label(pipe, f"reconstruct {name}")
     frames = pipe(entry.caption, noise, params.invert.steps, guidance_scale=1.0, output_type="pt").frames[0]
-    with _replacing(RESULTS / "invert" / name) as folder:
+    with replacing(RESULTS / "invert" / name) as folder:
         _save(folder / "inverted.safetensors", noise=noise, latents=latents)
         write_frames(folder / "reconstruction", frames)
 
 
 def edit_clip(params: Params, name: str) -> None:
     """Samples every edit of a clip from its inverted noise."""
-    entry, pipe = _entry(params, name), _load_tuned(params, name)
-    noise = _read("invert", name, "inverted")["noise"]
-    with _replacing(RESULTS / "edit" / name) as folder:
-        for edit, prompt in entry.edits.items():
-            _label(pipe, f"edit {name} {edit}")
-            settings = {"guidance_scale": params.edit.guidance_scale, "negative_prompt": params.edit.negative_prompt}
-            write_frames(folder / edit, pipe(prompt, noise, params.edit.steps, output_type="pt", **settings).frames[0])
+    pipe = load_model(params)
+    load_tuned(pipe, result("tune", name, "tuned"))
+    noise = read_safetensors(result("invert", name, "inverted"))["noise"]
+    with replacing(RESULTS / "edit" / name) as folder:
+        sample_edits(pipe, params, name, noise, folder)
 
 
-def _entry(params: Params, name: str) -> ClipEntry:
+def tune_with_progress(pipe, posterior, params: Params, name: str, state: Path) -> list[tuple[int, float]]:
+    """Tunes `pipe` on a clip's posterior with a progress bar; returns (step, loss)."""
+    steps = tune(pipe, posterior, find_clip(params, name).caption, state=state, **params.tune.model_dump())
+    losses = []
+    with tqdm(steps, f"tune {name}", params.tune.steps, disable=_quiet()) as bar:
+        for step, loss in bar:
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            losses.append((step, loss))
+    return losses
+
+
+def sample_edits(pipe, params: Params, name: str, noise: torch.Tensor, folder: Path) -> None:
+    """Samples every edit of a clip into `folder`/<edit>, from `noise` or, with edit.noise random, from other noise."""
+    if params.edit.noise == "random":
+        noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(params.tune.seed))
+    settings = {"guidance_scale": params.edit.guidance_scale, "negative_prompt": params.edit.negative_prompt}
+    for edit, prompt in find_clip(params, name).edits.items():
+        _label(pipe, f"edit {name} {edit}")
+        write_frames(folder / edit, pipe(prompt, noise, params.edit.steps, output_type="pt", **settings).frames[0])
+
+
+def find_clip(params: Params, name: str) -> ClipEntry:
+    """A clip of params.yaml; InputError if it has none of that name."""
     if name not in params.clips:
         raise InputError(f"params.yaml has no clip {name}: it has {', '.join(params.clips)}")
     return params.clips[name]
 
 
-def _load(params: Params):
+def load_model(params: Params):
     """The inflated model on its device, set up to give the same numbers every time."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is not deterministic
     logging.disable_progress_bar()  # what is worth a line, such as a caption that is cut, tav says itself
@@ -88,21 +108,18 @@ def _load(params: Params):
     return load_pipeline(params.model, params.clip.num_frames, **settings).to(device)
 
 
-def _load_tuned(params: Params, name: str):
-    pipe = _load(params)
-    load_tuned(pipe, _result("tune", name, "tuned"))
-    return pipe
-
-
-def _result(verb: str, name: str, part: str) -> Path:
+def result(verb: str, name: str, part: str) -> Path:
+    """The file of an earlier stage's result; InputError if that stage has not run."""
     path = RESULTS / verb / name / f"{part}.safetensors"
     if not path.exists():
         raise InputError(f"{path} does not exist: run `python -m tav {verb} {name}` first")
     return path
 
 
-def _read(verb: str, name: str, part: str) -> dict:
-    return read_safetensors(_result(verb, name, part))
+def read_posterior(pipe, name: str) -> DiagonalGaussianDistribution:
+    """The posterior of a clip that `tune_clip` encoded, on the model's device."""
+    parameters = read_safetensors(result("tune", name, "posterior"))["parameters"]
+    return DiagonalGaussianDistribution(parameters.to(pipe.device))
 
 
 def _save(path: Path, **tensors) -> None:
@@ -110,7 +127,7 @@ def _save(path: Path, **tensors) -> None:
 
 
 @contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path) -> Iterator[Path]:
     """A folder beside the wanted one that takes its place when it is complete: no result is ever half written."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -120,7 +137,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
     partial.rename(folder)
 
 
-def _fingerprint(params: Params, name: str) -> str:
+def fingerprint(params: Params, name: str) -> str:
     """Names the inputs of a tuning: what is resumed must be the same run."""
     digest = hashlib.sha256(json.dumps(settings_of(params, "tune", name)).encode())
     for path in _files(Path(params.clips[name].source.path)):
@@ -137,13 +154,6 @@ def _files(path: Path) -> list[Path]:
 
 def _quiet() -> bool | None:
     return bool(os.environ.get("TQDM_DISABLE")) or None  # None: tqdm shows a bar on a terminal only
-
-
-def _progress(steps: Iterator[tuple[int, float]], total: int, label: str) -> Iterator[tuple[int, float]]:
-    with tqdm(steps, label, total, disable=_quiet()) as bar:
-        for step, loss in bar:
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            yield step, loss
 
 
 def _label(pipe, label: str) -> None:

@@ -20,6 +20,12 @@ from tav.model import tuned_parameters
 from tav.pipeline import TuneAVideoPipeline
 
 MIXED_PRECISION = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+TUNED = {  # which of the parameters that the paper tunes are trained
+    "paper": lambda name: True,
+    "queries": lambda name: ".attn_temp." not in name,
+    "temporal": lambda name: ".attn_temp." in name,
+    "everything": lambda name: True,
+}
 Draw = tuple[Tensor | None, Tensor, Tensor | int]
 
 
@@ -30,6 +36,7 @@ def tune(
     steps: int = 500,
     learning_rate: float = 3e-5,
     seed: int = 33,
+    tuned: str = "paper",
     tune_down_blocks: bool = True,
     gradient_checkpointing: bool = False,
     mixed_precision: str = "no",
@@ -44,6 +51,8 @@ def tune(
     behaviour). AdamW and its settings are those of the released code.
 
     clip: f 3 h w in [-1, 1], or its posterior from `pipe.encode_posterior`.
+    tuned: "paper" trains all of `tuned_parameters`, "queries" and "temporal" (T-Attn) a part of them; "everything" the
+        image weights as well, which `save_tuned` does not keep.
     tune_down_blocks: False leaves the down blocks as they are, which the released code does by accident: its re-entrant
         checkpointing cuts their gradients.
     mixed_precision: "no", "fp16" or "bf16"; the tuned weights and the optimizer stay in float32.
@@ -65,16 +74,20 @@ def tune(
     text = pipe.embed([caption])[0]
     noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     generator = torch.Generator().manual_seed(seed)
-    tuned = {
-        n: p for n, p in tuned_parameters(pipe.unet).items() if tune_down_blocks or not n.startswith("down_blocks.")
+    if tuned not in TUNED:
+        raise InputError(f"tuned is {tuned!r}: use one of {', '.join(TUNED)}")
+    parameters = tuned_parameters(pipe.unet)
+    trained = {
+        name: parameter
+        for name, parameter in (pipe.unet.named_parameters() if tuned == "everything" else parameters.items())
+        if (tune_down_blocks or not name.startswith("down_blocks.")) and TUNED[tuned](name)
     }
-    run = _Run(tuned, learning_rate, generator, torch.amp.GradScaler(device.type, enabled=half is torch.float16))
+    run = _Run(trained, learning_rate, generator, torch.amp.GradScaler(device.type, enabled=half is torch.float16))
     settings = {"caption": caption, "learning_rate": learning_rate, "seed": seed, "mixed_precision": mixed_precision}
 
-    left_alone = [p for name, p in tuned_parameters(pipe.unet).items() if name not in tuned]
-    for parameter in left_alone:
-        parameter.requires_grad_(False)
-    for parameter in tuned.values():
+    for name, parameter in pipe.unet.named_parameters():
+        parameter.requires_grad_(name in trained)
+    for parameter in trained.values():
         parameter.data = parameter.data.float()
     if gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
@@ -102,10 +115,10 @@ def tune(
     finally:
         if gradient_checkpointing:
             pipe.unet.disable_gradient_checkpointing()
-        for parameter in tuned.values():
+        for parameter in trained.values():
             parameter.grad, parameter.data = None, parameter.data.to(dtype)
-        for parameter in left_alone:
-            parameter.requires_grad_(True)
+        for name, parameter in pipe.unet.named_parameters():
+            parameter.requires_grad_(name in parameters)
 
 
 def _random_draws(shape: torch.Size, timesteps: int, generator: torch.Generator) -> Iterator[Draw]:

@@ -35,7 +35,7 @@ out = ""
 from pathlib import Path
 
 text = Path("params.yaml").read_text()
-Path("params.yaml").write_text(text.replace("steps: 3", "steps: 4"))
+Path("params.yaml").write_text(text.replace("steps: 3\\n", "steps: 4\\n"))
 """
 
 
@@ -117,10 +117,10 @@ def test_a_tuning_killed_at_any_moment_ends_with_the_same_bytes(workplace, set_p
 
 def test_what_was_interrupted_is_not_resumed_with_other_inputs(workplace, set_params):
     from tav.config import load_params
-    from tav.stages import _fingerprint
+    from tav.stages import fingerprint as of
 
     def fingerprint():
-        return _fingerprint(load_params(), "square")
+        return of(load_params(), "square")
 
     seen = {fingerprint()}
     set_params({"edit.steps": 9, "clips.square.edits": {"style": "a drawing of a square"}, "clip.fps": 2})
@@ -149,7 +149,7 @@ def test_a_stage_says_which_comes_before_it(refusal):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"tune.steps": 0}, "params.yaml: tune.steps is 0: it must be greater than or equal to 1"),
+        ({"tune.steps": -1}, "params.yaml: tune.steps is -1: it must be greater than or equal to 0"),
         ({"clip.size": 30}, "size 30x30 is no multiple of the VAE's factor 4"),
         ({"clip.num_frames": 7}, "square.mp4 has 6 frames, but 7 frames from 0 on in steps of 1 need 7"),
         ({"clips.square.source.path": "none.mp4"}, "none.mp4 does not exist"),

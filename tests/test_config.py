@@ -39,7 +39,7 @@ def test_a_size_is_one_side_or_height_and_width(workplace, set_params):
 @pytest.mark.parametrize(
     "key, value, words",
     [
-        ("tune.steps", -3, "tune.steps is -3: it must be greater than or equal to 1"),
+        ("tune.steps", -3, "tune.steps is -3: it must be greater than or equal to 0"),
         ("tune.steps", "many", "tune.steps is 'many': it must be a whole number"),
         ("tune.steps", 2.5, "tune.steps is 2.5: it must be a whole number"),
         ("tune.learning_rate", "3e-5", "tune.learning_rate is '3e-5': it must be a number"),
@@ -60,6 +60,9 @@ def test_a_size_is_one_side_or_height_and_width(workplace, set_params):
         ("clips.Square One", {}, "clips.Square One cannot be a name: names are made of a-z, 0-9 and -"),
         ("clips.square.edits.a/b", "a circle", "clips.square.edits.a/b cannot be a name"),
         ("clips.square.caption", " ", "clips.square.caption is ' ': it must be a text that is not empty"),
+        ("ablation.slow", {"tune": {"steps": "many"}}, "variant slow: tune.steps is 'many': it must be a whole number"),
+        ("ablation.slow", {"tune": {"stepz": 3}}, "variant slow: tune.stepz is not a setting: tune takes steps"),
+        ("ablation.slow", {"clip": {}}, "ablation.slow.clip is not a setting: ablation.slow takes inflate, tune"),
         ("clips.square.source.start", -1, "clips.square.source.start is -1: it must be greater than or equal to 0"),
     ],
 )

@@ -47,6 +47,17 @@ def test_every_tuned_parameter_moves_and_nothing_else(pipe):
     assert moved == tuned_parameters(pipe.unet).keys()
 
 
+@pytest.mark.parametrize("part", ["queries", "temporal", "everything"])
+def test_a_part_of_what_is_tuned_can_be_tuned_alone_or_the_image_model_with_it(pipe, part):
+    before = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
+    list(tune(pipe, tiny.moving_square(), CAPTION, tuned=part, **SETTINGS))
+    moved = {name for name, tensor in pipe.unet.state_dict().items() if not torch.equal(tensor, before[name])}
+    names = tuned_parameters(pipe.unet).keys()
+    temporal = {name for name in names if ".attn_temp." in name}
+    assert moved == {"queries": names - temporal, "temporal": temporal, "everything": before.keys()}[part]
+    assert {name for name, p in pipe.unet.named_parameters() if p.requires_grad} == names
+
+
 def test_the_loss_of_a_draw_falls(pipe):
     torch.manual_seed(0)
     noise = torch.randn(4, 4, 8, 8)

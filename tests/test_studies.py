@@ -1,0 +1,61 @@
+"""The stages that compare: what a variant changes, and what it takes from the full method."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tav.__main__ import main
+from tav.clip import read_frames
+from tav.config import load_params
+from tav.errors import InputError
+from tav.studies import ablate
+
+VARIANTS = {
+    "same": {},
+    "no-tuning": {"tune": {"steps": 0}},
+    "random-noise": {"edit": {"noise": "random"}},
+    "own": {"inflate": {"attention": "own"}},
+}
+
+
+@pytest.fixture
+def full_method(workplace, set_params):
+    """The folder of a run whose clip is tuned, inverted and edited, with variants to compare."""
+    set_params({"ablation": VARIANTS, "full_ablation": {"more": {"tune": {"steps": 2}}}, "seeds": [34]})
+    for verb in ("tune", "invert", "edit"):
+        assert main([verb, "square"]) == 0
+    return workplace
+
+
+def frames(variant, seed=33):
+    edit = next(iter(load_params().clips["square"].edits))
+    return read_frames(Path("results/ablate") / variant / str(seed) / "square" / edit)
+
+
+def test_a_variant_that_changes_nothing_draws_what_the_full_method_draws(full_method):
+    ablate(load_params(), "same")
+    edit = next(iter(load_params().clips["square"].edits))
+    assert torch.equal(frames("same"), read_frames(f"results/edit/square/{edit}"))
+
+
+def test_every_variant_draws_something_else(full_method):
+    drawn = []
+    for variant in VARIANTS:
+        ablate(load_params(), variant)
+        drawn.append(frames(variant))
+    assert not any(torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+    assert not list(Path(".state").rglob("*.safetensors"))
+
+
+def test_further_seeds_and_variants_run_only_if_asked(full_method, set_params):
+    assert main(["ablate-full"]) == 0
+    assert not list(Path("results/ablate-full").iterdir())
+    set_params({"full": True})
+    assert main(["ablate-full"]) == 0
+    assert sorted(path.name for path in Path("results/ablate-full/more").iterdir()) == ["33", "34"]
+
+
+def test_an_unknown_variant_is_refused_with_those_there_are(full_method):
+    with pytest.raises(InputError, match="has no variant slow: its ablation has no-tuning, own"):
+        ablate(load_params(), "slow")
