@@ -31,10 +31,10 @@ USES = {
     "invert": "model inflate clip.num_frames invert clips.{}.caption",
     "edit": "model inflate clip.num_frames edit clips.{}.edits",
     "01_method": "model",
-    "02_results": "model clip tune invert edit score clips",
+    "02_results": "model clip tune invert edit score margins clips",
     "ablate": "model inflate clip.num_frames tune invert edit clips full seeds ablation.{}",
     "ablate-full": "model inflate clip.num_frames tune invert edit clips full seeds full_ablation",
-    "report": "model device inflate clip tune invert edit score clips",
+    "report": "model device inflate clip tune invert edit score margins clips",
 }
 
 PLAIN = {
@@ -101,9 +101,19 @@ class Edit(Section):
 
 
 class Score(Section):
-    """The CLIP that scores: an open_clip name such as ViT-L-14/openai, or a folder."""
+    """What scores: CLIP, an open_clip name such as ViT-L-14/openai or a folder; a judge's folder, or nothing."""
 
     clip_model: Text
+    judge: str
+
+
+class Margins(Section):
+    """What a claim must reach to hold: fixed here, before a run."""
+
+    reconstruction: float
+    frame_consistency: float
+    edit_success: float
+    motion_correlation: float
 
 
 class Source(Section):
@@ -142,6 +152,7 @@ class Params(Section):
     invert: Invert
     edit: Edit
     score: Score
+    margins: Margins
     clips: Annotated[dict[Name, ClipEntry], Field(min_length=1)]
     full: bool
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]]

@@ -19,7 +19,7 @@ from tests import tiny, tiny_clip
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ["01_method", "02_results"]
 CLIP = {
-    "source": {"path": "data/one.mp4", "start": 0, "stride": 1},
+    "source": {"path": "data/clips/one.mp4", "start": 0, "stride": 1},
     "caption": "a square is moving",
     "edits": {"object": "a circle is moving"},
 }
@@ -29,7 +29,9 @@ SMALL = {
     "clip": {"num_frames": 3, "size": 32, "fit": "crop", "fps": 8},
     "invert": {"steps": 2},
     "edit": {"steps": 2, "guidance_scale": 7.5, "negative_prompt": ""},
-    "score": {"clip_model": "models/miniature/clip"},
+    "score": {"clip_model": "models/miniature/clip", "judge": ""},
+    "ablation": {"own": {"inflate": {"attention": "own"}}},
+    "full_ablation": {},
 }
 
 
@@ -47,9 +49,10 @@ class Workspace:
         tiny_clip.save_clip(folder / "models/miniature/clip")
         (folder / "miniature/reports").mkdir(parents=True)
         (folder / "miniature/reports/quality.json").write_text("{}")
-        (folder / "data").mkdir()
+        (folder / "data/clips").mkdir(parents=True)
+        (folder / "models/miniature/judge").mkdir()
         for name in ("one", "two"):
-            write_clip(folder / f"data/{name}.mp4", (tiny.moving_square(3) + 1) / 2)
+            write_clip(folder / f"data/clips/{name}.mp4", (tiny.moving_square(3) + 1) / 2)
         settings = YAML(typ="safe").load(ROOT / "params.yaml")
         self.settings = settings | SMALL | {"clips": {}}
         self.settings["tune"] |= {"steps": 2}
@@ -57,7 +60,7 @@ class Workspace:
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
 
     def add_clip(self, name: str) -> None:
-        source = CLIP["source"] | {"path": f"data/{name}.mp4"}
+        source = CLIP["source"] | {"path": f"data/clips/{name}.mp4"}
         self.settings["clips"][name] = CLIP | {"source": source, "edits": dict(CLIP["edits"])}
 
     def repro(self, *arguments: str, **environment: str) -> list[str]:
@@ -90,7 +93,7 @@ def first_run(workspace):
 
 def test_one_command_runs_every_stage(workspace, first_run):
     stages, _ = first_run
-    assert stages == ["tune@one", "invert@one", "edit@one", *NOTEBOOKS, "report"]
+    assert stages == ["tune@one", "invert@one", "edit@one", "ablate@own", "ablate-full", *NOTEBOOKS, "report"]
     for name in ("index.html", "notebooks/02_results.ipynb", "metrics/02_results.json", "clips/one/object.mp4"):
         assert (workspace.folder / "reports" / name).stat().st_size > 0
 
@@ -135,7 +138,7 @@ def test_a_setting_that_is_put_back_costs_nothing(workspace, first_run):
 
 def test_a_clip_that_is_taken_out_leaves_the_report(workspace, first_run):
     del workspace.settings["clips"]["two"]
-    assert workspace.repro() == ["02_results", "report"]
+    assert workspace.repro() == ["ablate@own", "ablate-full", "02_results", "report"]
     assert {path.name for path in (workspace.folder / "reports/clips").iterdir()} == {"one"}
 
 

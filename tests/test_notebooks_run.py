@@ -34,7 +34,7 @@ def project(workplace, set_params, monkeypatch):
         name: clip | {"edits": edits}
         for name, edits in {"one": {"place": "on the beach"}, "two": {"place": "in snow", "style": "a sketch"}}.items()
     }
-    set_params({"clips": clips, "clip.size": [24, 40], "score.clip_model": "clip"})
+    set_params({"clips": clips, "clip.size": [24, 40], "score.clip_model": "clip", "score.judge": ""})
     torch.manual_seed(0)
     for name, clip in clips.items():
         folders = [f"tune/{name}/source", f"invert/{name}/reconstruction", *(f"edit/{name}/{e}" for e in clip["edits"])]
