@@ -34,7 +34,8 @@ USES = {
     "02_results": "model clip tune invert edit score margins clips",
     "ablate": "model inflate clip.num_frames tune invert edit clips full seeds ablation.{}",
     "ablate-full": "model inflate clip.num_frames tune invert edit clips full seeds full_ablation",
-    "report": "model device inflate clip tune invert edit score margins clips",
+    "03_ablation": "model clip tune invert edit score clips full ablation full_ablation",
+    "report": "model device inflate clip tune invert edit score margins clips full ablation",
 }
 
 PLAIN = {

@@ -17,7 +17,7 @@ from tav.clip import write_clip
 from tests import tiny, tiny_clip
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = ["01_method", "02_results"]
+NOTEBOOKS = ["01_method", "02_results", "03_ablation"]
 CLIP = {
     "source": {"path": "data/clips/one.mp4", "start": 0, "stride": 1},
     "caption": "a square is moving",
@@ -138,7 +138,7 @@ def test_a_setting_that_is_put_back_costs_nothing(workspace, first_run):
 
 def test_a_clip_that_is_taken_out_leaves_the_report(workspace, first_run):
     del workspace.settings["clips"]["two"]
-    assert workspace.repro() == ["ablate@own", "ablate-full", "02_results", "report"]
+    assert workspace.repro() == ["ablate@own", "ablate-full", "02_results", "03_ablation", "report"]
     assert {path.name for path in (workspace.folder / "reports/clips").iterdir()} == {"one"}
 
 

@@ -35,9 +35,11 @@ def project(workplace, set_params, monkeypatch):
         for name, edits in {"one": {"place": "on the beach"}, "two": {"place": "in snow", "style": "a sketch"}}.items()
     }
     set_params({"clips": clips, "clip.size": [24, 40], "score.clip_model": "clip", "score.judge": ""})
+    set_params({"ablation": {"own-frame-attention": {"inflate": {"attention": "own"}}}, "full_ablation": {}})
     torch.manual_seed(0)
     for name, clip in clips.items():
         folders = [f"tune/{name}/source", f"invert/{name}/reconstruction", *(f"edit/{name}/{e}" for e in clip["edits"])]
+        folders += [f"ablate/own-frame-attention/33/{name}/{edit}" for edit in clip["edits"]]
         for folder in folders:
             write_frames(Path("results") / folder, torch.rand(4, 3, 24, 40))
         Path(f"results/tune/{name}/losses.csv").write_text("step,loss\n1,0.5\n2,0.4\n3,0.3\n")
@@ -99,3 +101,14 @@ def test_results_show_every_edit_with_its_scores_and_run_again_to_the_same_bytes
     rows = json.loads((out / "metrics.json").read_text())
     assert rows["reconstruction_psnr"]["verdict"] == "fails"  # noise is not the source
     assert rows["motion"]["verdict"] == rows["edit_success"]["verdict"] == "undecided"
+
+
+def test_variants_are_scored_beside_the_full_method_and_without_a_judge_stay_open(project):
+    path = run_notebook("notebooks/03_ablation.py", "results/notebooks/03_ablation")
+    scores = pd.read_csv(path.parent / "scores.csv")
+    assert scores.groupby("method", sort=False).size().to_dict() == {"Tune-A-Video": 3, "own-frame-attention": 3}
+    rows = json.loads((path.parent / "metrics.json").read_text())
+    assert set(rows) == {"own_frame_attention_frame_consistency", "own_frame_attention_identity_stability"}
+    assert rows["own_frame_attention_identity_stability"]["verdict"] == "undecided"
+    assert {"one.jpg", "two.jpg", "variants.png"} <= {file.name for file in (path.parent / "figures").iterdir()}
+    assert not [output for output in outputs(path) if output.get("name") == "stderr"]
