@@ -1,7 +1,7 @@
 """All measures of an edited clip in one row, and what a table of such rows says of the methods."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tav.clip import read_frames
 from tav.config import Params
-from tav.errors import InputError
 from tav.judge import Judge
 from tav.motion import ff_beta, motion_fidelity, optical_flow, point_tracks, warp_error
 from tav.score import ClipScorer, Interval, bootstrap, clip_scores
@@ -25,11 +24,12 @@ REPEATED = "one edited frame, repeated"
 class Evaluator:
     """Scores edits of the clips of params.yaml: by CLIP, by flow and tracks, and by a judge where truth is known."""
 
-    def __init__(self, params: Params, square: int | None = None):
+    def __init__(self, params: Params, square: int | None = None, source: Callable[[str], Tensor] | None = None):
+        """`square`: see `ClipScorer`. `source` gives a clip's frames; by default those that the stage tune kept."""
         self.params = params
         self.scorer = ClipScorer(params.score.clip_model, params.device, square)
         self.judge = Judge.load(params.score.judge, params.device) if params.score.judge else None
-        self.source = cache(lambda clip: read_frames(RESULTS / "tune" / clip / "source"))
+        self.source = source or cache(lambda clip: read_frames(RESULTS / "tune" / clip / "source"))
         self._seen = cache(self._of_source)
         self._prompt = cache(self.scorer.embed_prompt)
 
@@ -44,7 +44,7 @@ class Evaluator:
             if source["truth"]:
                 asked = asks(prompt, self.judge.answers)
                 row |= truth_scores(reading, source["truth"], asked, frames, self.source(clip))
-        row["motion fidelity"] = motion_fidelity(point_tracks(frames), source["tracks"])
+        row["motion fidelity"] = motion_fidelity(point_tracks(frames, source["where"]), source["tracks"])
         row["warp error"] = warp_error(frames, *source["flow"])
         row["FF-beta"] = ff_beta(optical_flow(frames), source["flow"][0])
         return row
@@ -59,16 +59,16 @@ class Evaluator:
         return pd.DataFrame(rows)
 
     def _of_source(self, clip: str) -> dict:
-        frames, entry = self.source(clip), self.params.clips[clip]
+        frames, truth = self.source(clip), self._truth(self.params.clips[clip])
+        where = truth.mask[0] if truth else None  # else a background that stands still outweighs what moves
         flow = optical_flow(frames), optical_flow(frames, backward=True)
-        return {"truth": self._truth(entry), "flow": flow, "tracks": point_tracks(frames)}
+        return {"truth": truth, "flow": flow, "where": where, "tracks": point_tracks(frames, where)}
 
     def _truth(self, entry) -> Truth | None:
         source, clip = entry.source, self.params.clip
-        try:
-            return read_truth(source.path, clip.num_frames, clip.size, source.start, source.stride)
-        except InputError:  # a clip of one's own: what only truth can tell stays open
+        if not Path(source.path).with_suffix(".json").exists():  # a clip of one's own
             return None
+        return read_truth(source.path, clip.num_frames, clip.size, source.start, source.stride)
 
 
 def edits_in(params: Params, folder: str | Path) -> dict[tuple[str, str], Tensor]:

@@ -26,6 +26,12 @@ from tav.config import ClipEntry, Params
 from tav.errors import InputError
 
 LONGER_SIDE = 192  # pixels of a clip in the report, whatever it was made at
+SHOWN = {
+    "frames": "frame consistency",
+    "text": "text alignment",
+    "success": "edit success",
+    "motion": "motion correlation",
+}
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "open_clip_torch", "av", "dvc")
 
 
@@ -52,6 +58,7 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
         "verdicts": Counter(row["verdict"] for notebook in notebooks for row in notebook["rows"]),
         "frozen": _frozen("dvc.yaml", "miniature/dvc.yaml"),
         "side": LONGER_SIDE,
+        "shown": SHOWN,
         "scores": _scores(results / "notebooks" / "02_results" / "scores.csv"),
     }
     claims = [row for notebook in notebooks for row in notebook["rows"]]
@@ -213,9 +220,11 @@ def _frozen(*files: str) -> list[str]:
 
 
 def _scores(path: Path) -> dict:
-    """The CLIP scores of the edits: {clip: {edit: {measure: value}}}."""
+    """The scores of the edits, those that were taken: {clip: {edit: {measure: value}}}."""
     scores = pd.read_csv(path)
     scores = scores[scores.method == "Tune-A-Video"].drop(columns="method")
-    return {
-        clip: group.drop(columns="clip").set_index("edit").to_dict("index") for clip, group in scores.groupby("clip")
-    }
+    table = {}
+    for row in scores.to_dict("records"):
+        edits, edit = table.setdefault(row.pop("clip"), {}), row.pop("edit")
+        edits[edit] = {measure: value for measure, value in row.items() if pd.notna(value)}
+    return table
