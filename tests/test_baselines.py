@@ -178,6 +178,20 @@ def test_sampling_beside_a_source_that_gives_nothing_is_the_pipelines_sampling(p
     assert torch.allclose(ours, pipe(PROMPT, noise_of(source), 4, **settings).frames[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["plug_and_play", "feature_propagation"])
+@pytest.mark.parametrize("captioned", [True, False])
+def test_the_source_runs_beside_its_edit_at_the_same_timestep_with_its_own_prompt(pipe, method, captioned):
+    source = invert(pipe, encode(pipe, tiny.moving_square(FRAMES)), 4, CAPTION if captioned else "")
+    prompts, seen = [CAPTION if captioned else "", "", PROMPT], []
+    handle = pipe.unet.register_forward_pre_hook(lambda _, args: seen.append(args))
+    run(method, pipe, captioned_inversion=captioned)
+    handle.remove()
+    for latents, timestep, texts in seen[-4:]:  # after the inversion
+        assert torch.equal(latents[:FRAMES], source[int(timestep)])
+        for text, prompt in zip(texts.split(FRAMES), prompts, strict=True):
+            assert torch.allclose(text, pipe.embed([prompt])[0].expand_as(text), atol=1e-6)
+
+
 # per_frame
 
 
@@ -392,6 +406,25 @@ def test_with_all_frames_keyframes_it_is_joint_attention(pipe):
     assert not torch.allclose(run("feature_propagation", pipe, keyframe_interval=2, **nothing), expected, atol=1e-3)
 
 
+def test_the_source_attends_as_in_its_inversion(pipe):
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(3 * FRAMES, 4, 8, 8, generator=generator)
+    texts = torch.randn(3 * FRAMES, 77, tiny.TEXT_WIDTH, generator=generator)
+    propagated = _PropagatedAttnProcessor(FRAMES, [1])
+    with torch.no_grad():
+        alone = pipe.unet(latents[:FRAMES], 500, texts[:FRAMES]).sample
+        with processors({block.attn1: propagated for block in transformer_blocks(pipe.unet)}):
+            beside = pipe.unet(latents, 500, texts).sample[:FRAMES]
+    assert torch.allclose(beside, alone, atol=1e-5)
+
+
+def test_propagation_is_over_injection(pipe):
+    nothing = {"feature_share": 0, "attention_share": 0, "keyframe_interval": 2}
+    without = run("feature_propagation", pipe, **nothing)
+    for injected in ({"feature_share": 1}, {"attention_share": 1}):
+        assert not torch.allclose(run("feature_propagation", pipe, **nothing | injected), without, atol=1e-3)
+
+
 def test_tokens_follow_the_sources_correspondence(pipe):
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(9, 16, generator=generator)
@@ -448,8 +481,9 @@ def test_text_to_video_refuses_a_clip_that_is_too_long(pipe, kind, longest, requ
 
 
 def test_text_to_video_without_a_model_says_what_to_give(pipe, tmp_path):
-    with pytest.raises(InputError, match="cannot load .*give a motion adapter or a text-to-video model"):
-        run("text_to_video", pipe, model=str(tmp_path))
+    for model in (tmp_path, tmp_path / "missing", "models/missing/text-to-video"):
+        with pytest.raises(InputError, match="cannot load .*give a motion adapter or a text-to-video model"):
+            run("text_to_video", pipe, model=str(model))
 
 
 # the trivial ones

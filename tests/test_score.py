@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,9 +59,20 @@ def test_the_interval_resamples_clips_and_keeps_their_edits_together():
     values = {"a": [1.0, 1.0, 1.0], "b": [3.0]}
     interval = bootstrap(values)
     assert interval.mean == 1.5  # the plain mean over all edits
-    assert (interval.low, interval.high) == (1.0, 3.0)  # whole clips: either one may be drawn twice
+    wider = math.sqrt(2) * 12.7062 / 1.95996  # two clips: Student's t with one degree of freedom
+    assert interval.low == pytest.approx(1.5 - wider * 0.5, abs=1e-3)  # whole clips: either one may be drawn twice,
+    assert interval.high == pytest.approx(1.5 + wider * 1.5, abs=1e-3)  # which gives means of 1 and of 3
     assert bootstrap(values) == interval
     assert bootstrap({str(clip): [2.0, 2.0] for clip in range(5)}) == Interval(2.0, 2.0, 2.0)
+
+
+def test_an_interval_of_eight_clips_holds_the_truth_nearly_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(300):
+        interval = bootstrap({str(clip): [value] for clip, value in enumerate(rng.normal(size=8))}, draws=500)
+        held += interval.low <= 0 <= interval.high
+    assert 0.91 <= held / 300 <= 0.99
 
 
 def test_one_clip_has_a_mean_and_no_interval():

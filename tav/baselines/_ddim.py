@@ -25,7 +25,7 @@ def encode(pipe: TuneAVideoPipeline, clip: Tensor) -> Tensor:
 
 def invert(pipe: TuneAVideoPipeline, latents: Tensor, steps: int, prompt: str) -> dict[int, Tensor]:
     """DDIM inversion of latents f c h w: what they are at each timestep of sampling, the least noise first."""
-    seen = []
+    seen = []  # what the UNet is called with at every step
     handle = pipe.unet.register_forward_pre_hook(lambda _, args: seen.append((int(args[1]), args[0])))
     try:
         noise = pipe.invert(latents, num_inference_steps=steps, prompt=prompt)
