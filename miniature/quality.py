@@ -133,15 +133,15 @@ def accuracy(judge: Judge, drawn: torch.Tensor, truths: list[tuple[str, str, str
 
 
 def draw_for_labelling(models: Path) -> None:
-    """Write labels.png, ten by ten samples, for a person to write into labels.csv what each shows."""
+    """Write labels.png, ten by ten samples, to be looked at: what each shows goes into labels.csv."""
     _, drawn = sample(models, 100, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     _sheet(drawn, 10, HERE / "labels.png")
 
 
 def agreement(judge: Judge) -> dict:
-    """Judge and eye on the generated pictures of labels.png: shares of the labels of labels.csv it reads (per cent).
+    """Judge and eye on the generated pictures of labels.png: shares of labels.csv that the judge reads too (per cent).
 
-    A person who cannot tell the object writes "unclear"; those pictures count as disagreements.
+    Where the object cannot be told by looking it is "unclear", which counts as a disagreement.
     """
     sheet = np.asarray(Image.open(HERE / "labels.png").convert("RGB"))
     drawn = _tensor([cell for row in np.split(sheet, len(sheet) // 64) for cell in np.split(row, 10, axis=1)])
