@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import (
+    AnimateDiffPipeline,
     AutoencoderKLCogVideoX,
     CogVideoXDDIMScheduler,
     CogVideoXPipeline,
@@ -465,6 +466,19 @@ def test_text_to_video_depends_on_text_and_seed_and_not_on_the_clip(pipe, kind, 
     assert torch.equal(frames, run("text_to_video", pipe, -clip, caption="the", **settings))
     assert not torch.equal(frames, run("text_to_video", pipe, clip, seed=1, **settings))
     assert not torch.equal(frames, run("text_to_video", pipe, clip, prompt="a the and", **settings))
+
+
+def test_text_to_video_is_what_the_stock_pipelines_sample(pipe, adapter, video_pipeline):
+    parts = {name: pipe.components[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    animate = AnimateDiffPipeline(**parts, motion_adapter=MotionAdapter.from_pretrained(adapter))
+    settings = {"num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "pt"}
+    expected = animate(PROMPT, FRAMES, 32, 32, generator=torch.Generator().manual_seed(0), **settings).frames[0]
+    assert torch.allclose(run("text_to_video", pipe, model=adapter, steps=2), expected, atol=1e-5)
+
+    video = CogVideoXPipeline.from_pretrained(video_pipeline)
+    expected = video(PROMPT, generator=torch.Generator().manual_seed(0), **settings).frames[0]
+    frames = run("text_to_video", pipe, torch.zeros(FRAMES, 3, 16, 16), model=video_pipeline, steps=2)
+    assert torch.allclose(frames, expected[:FRAMES, ..., 8:24], atol=1e-5)  # the middle of 16x32
 
 
 def test_frames_of_text_to_video_have_the_clips_size(pipe, adapter, video_pipeline):
