@@ -52,7 +52,7 @@ def scene(rng: np.random.Generator) -> Scene:
     base = random_scene(rng)
     things = base.things
     if rng.random() < 0.5:
-        angle = rng.choice([0.0, rng.normal(0, 7), rng.uniform(-45, 45)])
+        angle = rng.uniform(-50, 50) if rng.random() < 0.7 else rng.choice([0.0, rng.normal(0, 7)])
         things = ((rng.uniform(-0.02, 1.02), rng.uniform(0.25, 0.8), rng.uniform(0.34, 0.82), float(angle)),)
         if rng.random() < 0.25:
             x, y, size = rng.uniform(0.42, 0.58), rng.uniform(0.38, 0.62), rng.uniform(0.34, 0.5)
@@ -208,7 +208,8 @@ def finding(maps: Tensor, batch: dict[str, Tensor]) -> Tensor:
     rows = torch.arange(len(seen), device=seen.device)[:, None, None]
     own = batch["things"][rows, batch["owner"].long()].permute(0, 3, 1, 2)  # of every pixel, its thing's truth
     goal = torch.cat([own[:, :2] - places(SIDE).to(own), own[:, 2:3], own[:, 3:].deg2rad()], 1)
-    off = smooth_l1_loss(maps[:, 1:], goal, beta=0.02, reduction="none").sum(1)
+    off = smooth_l1_loss(maps[:, 1:4], goal[:, :3], beta=0.02, reduction="none").sum(1)
+    off = off + 2 * smooth_l1_loss(maps[:, 4], goal[:, 3], beta=0.3, reduction="none")  # most are small
     weight = seen / seen.sum((1, 2), keepdim=True).clamp(min=20)  # every picture counts alike, one nearly empty less
     return 4 * binary_cross_entropy_with_logits(maps[:, 0], seen) + 20 * (weight * off).sum((1, 2)).mean()
 
