@@ -28,7 +28,7 @@ SMALL = {
     "device": "cpu",
     "clip": {"num_frames": 3, "size": 32, "fit": "crop", "fps": 8},
     "invert": {"steps": 2},
-    "edit": {"steps": 2, "guidance_scale": 7.5, "negative_prompt": ""},
+    "edit": {"steps": 2, "noise": "inverted", "guidance_scale": 7.5, "negative_prompt": ""},
     "score": {"clip_model": "models/miniature/clip", "judge": ""},
     "ablation": {"own": {"inflate": {"attention": "own"}}},
     "full_ablation": {},
