@@ -13,13 +13,13 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
+from baselines import METHODS, defaults
+from baselines._attention import decoder_layers, processors, transformer_blocks
+from baselines._ddim import encode, invert, noise_of, sample
+from baselines.attention_fusion import _Fusion, align
+from baselines.feature_propagation import _PropagatedAttnProcessor
+from baselines.plug_and_play import injection
 from tav import load_pipeline
-from tav.baselines import METHODS, defaults
-from tav.baselines._attention import decoder_layers, processors, transformer_blocks
-from tav.baselines._ddim import encode, invert, noise_of, sample
-from tav.baselines.attention_fusion import _Fusion, align
-from tav.baselines.feature_propagation import _PropagatedAttnProcessor
-from tav.baselines.plug_and_play import injection
 from tav.errors import InputError
 from tav.model import ClipAttnProcessor
 from tests import tiny

@@ -15,7 +15,7 @@ None of them tunes weights. The originals' settings are for Stable Diffusion, 50
 import inspect
 from collections.abc import Callable
 
-from tav.baselines import (
+from baselines import (
     attention_fusion,
     feature_propagation,
     first_frame_attention,

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from tav.baselines._attention import transformer_blocks
+from baselines._attention import transformer_blocks
 from tav.errors import InputError
 from tav.model import ClipAttnProcessor, ClipGroupNorm
 from tav.pipeline import TuneAVideoPipeline

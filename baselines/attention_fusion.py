@@ -13,8 +13,8 @@ from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor
 
-from tav.baselines._attention import MapAttnProcessor, processors, transformer_blocks
-from tav.baselines._ddim import encode, sample
+from baselines._attention import MapAttnProcessor, processors, transformer_blocks
+from baselines._ddim import encode, sample
 from tav.pipeline import TuneAVideoPipeline
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from tav.baselines import per_frame
+from baselines import per_frame
 from tav.pipeline import TuneAVideoPipeline
 
 

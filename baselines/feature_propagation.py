@@ -9,9 +9,9 @@ from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor
 
-from tav.baselines._attention import processors, transformer_blocks
-from tav.baselines._ddim import encode, invert, noise_of, sample
-from tav.baselines.plug_and_play import injection
+from baselines._attention import processors, transformer_blocks
+from baselines._ddim import encode, invert, noise_of, sample
+from baselines.plug_and_play import injection
 from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
 

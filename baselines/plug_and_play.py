@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager, ExitStack
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from tav.baselines._attention import decoder_layers, output_hooks
-from tav.baselines._ddim import encode, invert, noise_of, sample
+from baselines._attention import decoder_layers, output_hooks
+from baselines._ddim import encode, invert, noise_of, sample
 from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from tav.baselines._ddim import encode
+from baselines._ddim import encode
 from tav.pipeline import TuneAVideoPipeline
 
 

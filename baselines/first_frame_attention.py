@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from tav.baselines._attention import processors, transformer_blocks
-from tav.baselines._ddim import encode
+from baselines._attention import processors, transformer_blocks
+from baselines._ddim import encode
 from tav.model import ClipAttnProcessor
 from tav.pipeline import TuneAVideoPipeline
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tav.baselines._ddim import encode, sample, schedule
+from baselines._ddim import encode, sample, schedule
 from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
 
