@@ -66,7 +66,6 @@ def measure(model: str, frames: int, size: int, steps: int, option: dict) -> dic
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter())
-        return {}
 
     def median() -> float:
         laps = [later - earlier for earlier, later in zip(times[1:], times[2:], strict=False)]

@@ -109,4 +109,4 @@ def test_the_published_judge_reads_fresh_pictures():
     for kind in ("renderings", "reconstructions"):
         assert figures[kind]["object"] > 92 and figures[kind]["count"] > 94
         assert figures[kind]["style"] > 97 and figures[kind]["place"] > 97
-        assert figures[kind]["centre_mean"] < 2 and figures[kind]["angle_mean"] < 6 and figures[kind]["iou"] > 0.7
+        assert figures[kind]["centre_mean"] < 2 and figures[kind]["angle_mean"] < 8 and figures[kind]["iou"] > 0.7
