@@ -105,7 +105,9 @@ def load_model(params: Params):
         raise InputError("device is cuda, but no GPU can be used: set device to auto or cpu in params.yaml")
     torch.use_deterministic_algorithms(True, warn_only=True)
     settings = params.inflate.model_dump() | {"seed": params.tune.seed}
-    return load_pipeline(params.model, params.clip.num_frames, **settings).to(device)
+    pipe = load_pipeline(params.model, params.clip.num_frames, **settings).to(device)
+    pipe.unet.to(memory_format=torch.channels_last)  # a tuning step is 8 % faster with it (benchmarks/results)
+    return pipe
 
 
 def result(verb: str, name: str, part: str) -> Path:
