@@ -1,6 +1,5 @@
 """ControlNets (edges, mask) and a T2I-Adapter (pose) over the published UNet: where things are, not only what."""
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +19,13 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from miniature import fit as loop
 from miniature.clips import FRAMES, WORDS, move
 from miniature.contrastive import tokenize
-from miniature.fit import autocast, fit, progress, replacing
+from miniature.fit import autocast, digest, fit, made_once, progress, replacing
 from miniature.unet import SHARD, scheduler, timesteps
 from miniature.world import Scene, draw, masks, random_scene
 
@@ -87,12 +84,6 @@ def as_input(drawn: Tensor) -> Tensor:
     return drawn.permute(0, 3, 1, 2).float() / 255
 
 
-def digest(folder: Path, *parts: str) -> str:
-    """Eight digits of published weights: what was made from other weights is not taken up again."""
-    files = [path for part in parts for path in sorted((folder / part).glob("*.safetensors"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
-
-
 @torch.no_grad()
 def latents_of(vae: AutoencoderKL, pictures: list[np.ndarray]) -> Tensor:
     """Scaled latents (b, 4, h / 4, w / 4), float16 on the CPU, of pictures (h, w, 3) uint8."""
@@ -104,11 +95,8 @@ def latents_of(vae: AutoencoderKL, pictures: list[np.ndarray]) -> Tensor:
 def encode(shards: int, folder: Path, device: torch.device) -> list[Path]:
     """Draw and encode pictures and their conditions once, for all stages: shards of `SHARD` with captions."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
-    paths = [loop.STATE / "control" / f"{digest(folder, 'vae')}-{shard}.safetensors" for shard in range(shards)]
-    for shard, path in enumerate(paths):
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def make(shard):
         rng, parts, captions = np.random.default_rng([SEED, shard]), {"latents": [], **{s: [] for s in FOLDERS}}, []
         for _ in range(SHARD // 64):
             scenes = [training_scene(rng) for _ in range(64)]
@@ -119,9 +107,9 @@ def encode(shards: int, folder: Path, device: torch.device) -> list[Path]:
                 parts[stage].append(torch.from_numpy(np.stack([one[stage] for one in drawn])))
             captions += [scene.caption for scene in scenes]
         parts = {name: torch.cat(part).contiguous() for name, part in parts.items()}
-        save_file(parts, path.with_suffix(".new"), {"captions": json.dumps(captions)})
-        path.with_suffix(".new").replace(path)
-    return paths
+        return parts, {"captions": json.dumps(captions)}
+
+    return made_once(f"control/{digest(folder, 'vae')}", shards, make)
 
 
 class Captioned:

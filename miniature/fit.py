@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 STATE = Path(".state/miniature")
 
@@ -93,6 +94,29 @@ def _checkpoint(name: str, settings: dict) -> Path:
     run = {what: value for what, value in settings.items() if what != "before"}
     run = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:8]
     return STATE / f"{name}-{run}.pt"
+
+
+def digest(folder: Path, *parts: str) -> str:
+    """Eight digits of published weights: what was made from other weights is not taken up again."""
+    files = [path for part in parts for path in sorted((folder / part).glob("*.safetensors"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
+
+
+def made_once(
+    name: str, count: int, make: Callable[[int], tuple[dict[str, torch.Tensor], dict[str, str]]]
+) -> list[Path]:
+    """The shards .state/miniature/`name`-0 to count - 1; those that are missing are written whole, or not at all.
+
+    make: called with a shard's number; returns its tensors and its metadata, as safetensors holds them.
+    """
+    paths = [STATE / f"{name}-{shard}.safetensors" for shard in range(count)]
+    for shard, path in enumerate(paths):
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tensors, metadata = make(shard)
+            save_file(tensors, path.with_suffix(".new"), metadata)
+            os.replace(path.with_suffix(".new"), path)
+    return paths
 
 
 @contextmanager

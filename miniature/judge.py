@@ -3,14 +3,13 @@
 Only its own seeds and places are used, so that it has seen no picture that the other models were trained on.
 """
 
-import hashlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import (
     avg_pool2d,
@@ -22,7 +21,7 @@ from torch.nn.functional import (
 )
 from transformers import ResNetConfig, ResNetForImageClassification, UperNetConfig, UperNetForSemanticSegmentation
 
-from miniature.fit import STATE, autocast, fit, replacing
+from miniature.fit import autocast, digest, fit, made_once, replacing
 from miniature.world import COUNTS, OBJECTS, PLACES, STYLES, Scene, compose, random_scene
 from tav.judge import FINE, SIDE, VOTES, Judge, places, resize, with_places
 
@@ -120,14 +119,9 @@ def soften(vae: AutoencoderKL, pictures: Tensor, generator: torch.Generator) -> 
 
 def softened(settings: dict, folder: Path, device: torch.device) -> dict[str, Tensor]:
     """The pictures that went through the autoencoder, with their truth as in `render`: made once, kept in shards."""
-    weights = (folder / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
-    shards = STATE / f"judge-{hashlib.sha256(weights).hexdigest()[:8]}-{settings['seed']}"
-    shards.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
-    paths = [shards / f"{shard}.safetensors" for shard in range(settings["shards"])]
-    for shard, path in enumerate(paths):
-        if path.exists():
-            continue
+
+    def make(shard):
         rng = np.random.default_rng([settings["seed"], 7, shard])
         generator = torch.Generator().manual_seed(settings["seed"] * 1_000_003 + shard)
         parts = []
@@ -135,8 +129,9 @@ def softened(settings: dict, folder: Path, device: torch.device) -> dict[str, Te
             part = render([scene(rng) for _ in range(64)])
             moved = wobble(torch.cat([part["pictures"], part["seen"][:, None]], 1).float(), generator).round().byte()
             parts.append({**part, "pictures": soften(vae, moved[:, :3], generator), "seen": moved[:, 3].contiguous()})
-        save_file({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, path.with_suffix(".new"))
-        path.with_suffix(".new").rename(path)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, {}
+
+    paths = made_once(f"judge/{digest(folder, 'vae')}-{settings['seed']}", settings["shards"], make)
     loaded = [load_file(path) for path in paths]
     return {name: torch.cat([shard[name] for shard in loaded]) for name in loaded[0]}
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from miniature.contrastive import CONTEXT, WIDTH, tokenize
-from miniature.fit import STATE, autocast, fit, replacing
+from miniature.fit import autocast, digest, fit, made_once, replacing
 from miniature.world import draw, random_scene
 
 SHARD = 4096  # pictures
@@ -39,14 +39,11 @@ def scheduler() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def encode(settings: dict, folder: Path, device: torch.device) -> None:
+def encode(settings: dict, folder: Path, device: torch.device) -> list[Path]:
     """Draw and encode the training pictures once, in shards: latents (n, 4, 16, 16), scaled, and their captions."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
-    for shard in range(settings["shards"]):
-        path = STATE / "latents" / f"{shard}.safetensors"
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def make(shard):
         rng, latents, captions = np.random.default_rng([settings["seed"], 7, shard]), [], []
         for _ in range(SHARD // 64):
             scenes = [random_scene(rng) for _ in range(64)]
@@ -55,14 +52,15 @@ def encode(settings: dict, folder: Path, device: torch.device) -> None:
                 posterior = vae.encode(real.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
             latents.append((posterior.mode() * vae.config.scaling_factor).half().cpu())
             captions += [scene.caption for scene in scenes]
-        save_file({"latents": torch.cat(latents).contiguous()}, path, {"captions": json.dumps(captions)})
+        return {"latents": torch.cat(latents).contiguous()}, {"captions": json.dumps(captions)}
+
+    return made_once(f"latents/{digest(folder, 'vae')}-{settings['seed']}", settings["shards"], make)
 
 
 class Latents:
     """The shards in memory, and for every caption what the text encoder makes of it (the last is the empty prompt)."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        paths = sorted((STATE / "latents").glob("*.safetensors"), key=lambda path: int(path.stem))
+    def __init__(self, paths: list[Path], folder: Path, device: torch.device) -> None:
         captions = []
         for path in paths:
             with safe_open(path, "pt") as file:
@@ -87,12 +85,10 @@ class Latents:
 
 def train(settings: dict, folder: Path, device: torch.device, stop_after: float = float("inf")) -> None:
     """Train on the encoded pictures and publish `folder` as a Stable Diffusion pipeline."""
-    encode(settings, folder, device)
-    data, noising = Latents(folder, device), scheduler()
+    data, noising = Latents(encode(settings, folder, device), folder, device), scheduler()
     model = build()
     if settings["warm"]:
         model = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-
     model = model.to(device, memory_format=torch.channels_last)
     compiled = torch.compile(model)  # with channels_last a quarter faster on two cores (measured in README)
 

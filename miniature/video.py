@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from diffusers import AnimateDiffPipeline, AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from miniature import fit as loop
 from miniature.clips import WORDS, move
-from miniature.control import Captioned, digest, latents_of
-from miniature.fit import autocast, fit, progress, replacing
+from miniature.control import Captioned, latents_of
+from miniature.fit import autocast, digest, fit, made_once, progress, replacing
 from miniature.unet import scheduler, timesteps
 from miniature.world import OBJECTS, Scene, draw, random_scene
 
@@ -40,19 +38,16 @@ def random_clip(rng: np.random.Generator, motion: str | None = None) -> list[Sce
 def encode(shards: int, folder: Path, device: torch.device) -> list[Path]:
     """Draw and encode clips once, in shards: latents (SHARD, frames, 4, 16, 16), scaled, and their captions."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
-    paths = [loop.STATE / "video" / f"{digest(folder, 'vae')}-{shard}.safetensors" for shard in range(shards)]
-    for shard, path in enumerate(paths):
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def make(shard):
         rng, latents, captions = np.random.default_rng([SEED, shard]), [], []
         for _ in range(SHARD):
             scenes = random_clip(rng)
             latents.append(latents_of(vae, [draw(scene) for scene in scenes]))
             captions.append(scenes[0].caption)
-        save_file({"latents": torch.stack(latents)}, path.with_suffix(".new"), {"captions": json.dumps(captions)})
-        path.with_suffix(".new").replace(path)
-    return paths
+        return {"latents": torch.stack(latents)}, {"captions": json.dumps(captions)}
+
+    return made_once(f"video/{digest(folder, 'vae')}", shards, make)
 
 
 def build(unet: UNet2DConditionModel) -> MotionAdapter:

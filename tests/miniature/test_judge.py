@@ -92,7 +92,6 @@ def test_training_publishes_a_judge_and_interrupted_training_the_same_one(tmp_pa
     for run, limits in (("whole", [float("inf")]), ("pieces", [-1.0, float("inf")])):
         shutil.copytree(MODELS / "vae", tmp_path / run / "vae")
         monkeypatch.setattr(loop, "STATE", tmp_path / run / "state")
-        monkeypatch.setattr(judge, "STATE", tmp_path / run / "state")
         for limit in limits:
             judge.train(settings, tmp_path / run, torch.device("cpu"), limit)
         weights = sorted((tmp_path / run / "judge").rglob("*.safetensors"))
