@@ -23,24 +23,21 @@ from baselines import (
     plug_and_play,
     sdedit,
     text_to_video,
-    trivial,
 )
 
 METHODS: dict[str, Callable] = {
-    "per_frame": per_frame.edit,
+    "per-frame": per_frame.edit,
     "sdedit": sdedit.edit,
-    "plug_and_play": plug_and_play.edit,
-    "first_frame_attention": first_frame_attention.edit,
-    "attention_fusion": attention_fusion.edit,
-    "feature_propagation": feature_propagation.edit,
-    "text_to_video": text_to_video.edit,
-    "source": trivial.source,
-    "repeated": trivial.repeated,
+    "plug-and-play": plug_and_play.edit,
+    "first-frame-attention": first_frame_attention.edit,
+    "attention-fusion": attention_fusion.edit,
+    "feature-propagation": feature_propagation.edit,
+    "text-to-video": text_to_video.edit,
 }
 
 
 def defaults(method: str) -> dict:
     """A method's own settings and their defaults, {name: value}."""
-    parameters = inspect.signature(METHODS[method]).parameters
-    common = {*inspect.signature(trivial.source).parameters}
-    return {name: parameter.default for name, parameter in parameters.items() if name not in common}
+    parameters = inspect.signature(METHODS[method]).parameters.values()
+    own = (parameter for parameter in parameters if parameter.default is not parameter.empty)
+    return {parameter.name: parameter.default for parameter in own if parameter.name != "negative_prompt"}

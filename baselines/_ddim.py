@@ -23,8 +23,17 @@ def encode(pipe: TuneAVideoPipeline, clip: Tensor) -> Tensor:
     return pipe.encode_clip(clip)
 
 
-def invert(pipe: TuneAVideoPipeline, latents: Tensor, steps: int, prompt: str) -> dict[int, Tensor]:
-    """DDIM inversion of latents f c h w: what they are at each timestep of sampling, the least noise first."""
+def invert(
+    pipe: TuneAVideoPipeline, latents: Tensor, steps: int, prompt: str, attention: str = "own"
+) -> dict[int, Tensor]:
+    """DDIM inversion of latents f c h w: what they are at each timestep of sampling, the least noise first.
+
+    The last inversion is kept with `pipe` and taken again where nothing differs: the edits of a clip follow each other,
+    and the weights of an image model stay as they are. attention: what is set in the UNet, by any name.
+    """
+    asked, (kept, kept_latents, trajectory) = (steps, prompt, attention), getattr(pipe, "_inversion", (None,) * 3)
+    if kept == asked and torch.equal(kept_latents, latents):
+        return trajectory
     seen = []  # what the UNet is called with at every step
     handle = pipe.unet.register_forward_pre_hook(lambda _, args: seen.append((int(args[1]), args[0])))
     try:
@@ -32,7 +41,9 @@ def invert(pipe: TuneAVideoPipeline, latents: Tensor, steps: int, prompt: str) -
     finally:
         handle.remove()
     timesteps, before = zip(*seen, strict=True)
-    return dict(zip(timesteps, [*before[1:], noise], strict=True))
+    trajectory = dict(zip(timesteps, [*before[1:], noise], strict=True))
+    pipe._inversion = asked, latents, trajectory
+    return trajectory
 
 
 def noise_of(trajectory: Mapping[int, Tensor]) -> Tensor:

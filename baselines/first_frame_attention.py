@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from baselines._attention import processors, transformer_blocks
-from baselines._ddim import encode
+from baselines._ddim import encode, invert, noise_of
 from tav.model import ClipAttnProcessor
 from tav.pipeline import TuneAVideoPipeline
 
@@ -34,6 +34,6 @@ def edit(
     latents = encode(pipe, clip)
     to_first = ClipAttnProcessor(pipe.num_frames, "first")
     with processors({block.attn1: to_first for block in transformer_blocks(pipe.unet)}):
-        noise = pipe.invert(latents, steps, source_caption if captioned_inversion else "")
+        noise = noise_of(invert(pipe, latents, steps, source_caption if captioned_inversion else "", "first"))
         settings = {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
         return pipe(edit_prompt, noise, steps, output_type="pt", **settings).frames[0]

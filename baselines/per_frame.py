@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from baselines._ddim import encode
+from baselines._ddim import encode, invert, noise_of
 from tav.pipeline import TuneAVideoPipeline
 
 
@@ -25,6 +25,6 @@ def edit(
 
     captioned_inversion: invert with the source caption, or with the empty prompt as Tune-A-Video does.
     """
-    noise = pipe.invert(encode(pipe, clip), steps, source_caption if captioned_inversion else "")
+    noise = noise_of(invert(pipe, encode(pipe, clip), steps, source_caption if captioned_inversion else ""))
     settings = {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
     return pipe(edit_prompt, noise, steps, output_type="pt", **settings).frames[0]

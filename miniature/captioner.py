@@ -52,8 +52,8 @@ def name_motion(path: np.ndarray, kind: str) -> str | None:
 
 
 def _comparable(path: np.ndarray) -> np.ndarray:
-    """Paths (..., f, 5) whose height, size and angle are told from their means; x says whether a thing comes or goes"""
-    return path - path.mean(-2, keepdims=True) * [0, 1, 1, 0, 1]
+    """Paths (..., f, 5) told from their means, but for x: it says whether a thing comes or goes."""
+    return path - path.mean(-2, keepdims=True) * [0, 1, 1, 1, 1]
 
 
 @cache

@@ -9,7 +9,19 @@ import cv2
 import numpy as np
 from ruamel.yaml import YAML
 
-from miniature.world import CANVAS, OBJECTS, PLACES, STYLES, TRAINED, TRAINING_VARIANTS, Scene, compose, describe, parse
+from miniature.world import (
+    CANVAS,
+    COUNTS,
+    OBJECTS,
+    PLACES,
+    STYLES,
+    TRAINED,
+    TRAINING_VARIANTS,
+    Scene,
+    compose,
+    describe,
+    parse,
+)
 
 DATA = Path("data")
 FRAMES, FPS, SEED = 16, 8, 2118
@@ -29,23 +41,36 @@ WORDS = {  # how a caption says what a motion looks like, by kind where it matte
 }
 DEFAULT = [("animal", "straight"), ("animal", "arc"), ("animal", "turn"), ("vehicle", "straight"),
            ("vehicle", "closer"), ("vehicle", "zigzag"), ("person", "straight"), ("person", "loop")]  # fmt: skip
+GROUPS = [  # clips of one, two and three things: object, style, place, how many, and how their ways lie
+    ("elephant", "3d", "desert", 1, "apart"),
+    ("wizard", "cartoon", "sunset", 1, "apart"),
+    ("bus", "3d", "grass", 2, "apart"),
+    ("penguin", "line", "snow", 2, "apart"),
+    ("rabbit", "3d", "road", 2, "crossing"),
+    ("tractor", "line", "desert", 2, "crossing"),
+    ("surfer", "cartoon", "beach", 3, "apart"),
+    ("astronaut", "cartoon", "space", 3, "crossing"),
+]
 
 
 def main() -> None:
-    """Write clips and lists: evaluation.yaml (42 clips, 140 edits), default.yaml (8 of them) and development.yaml."""
+    """Write clips and lists: evaluation.yaml (42 clips, 140 edits), default.yaml (8 of them), development, objects."""
     evaluation = [clip for kind in KINDS for clip in _series(kind, first=0, count=14)]
     development = [clip for kind, count in zip(KINDS, (3, 3, 2), strict=True) for clip in _series(kind, 30, count)]
     for number, clip in enumerate(evaluation):  # every third clip also gets an edit of several things at once
         if number % 3 == 2:
             clip["edits"]["several"] = _several(clip)
-    assert len({clip["name"] for clip in evaluation + development}) == 50
-    for clip in evaluation + development:
+    groups = [_group(*group, number) for number, group in enumerate(GROUPS)]
+    clips = evaluation + development + groups
+    assert len({clip["name"] for clip in clips}) == 58
+    for clip in clips:
         write(clip)
     default = [next(clip for clip in evaluation if (clip["kind"], clip["motion"]) == cell) for cell in DEFAULT]
     for name, listed in (("evaluation", evaluation), ("development", development)):
-        _write_list(DATA / f"{name}.yaml", listed, about=True)
+        _write_list(DATA / f"{name}.yaml", listed, about=("object", "kind", "motion"))
+    _write_list(DATA / "objects.yaml", groups, about=("object", "kind", "motion", "count", "overlap"))
     short = [{**clip, "edits": {k: v for k, v in clip["edits"].items() if k != "several"}} for clip in default]
-    _write_list(DATA / "default.yaml", short, about=False)
+    _write_list(DATA / "default.yaml", short)
 
 
 def _series(kind: str, first: int, count: int) -> list[dict]:
@@ -61,19 +86,37 @@ def _plan(name: str, motion: str, number: int) -> dict:
     kind = OBJECTS[name].kind
     rng = np.random.default_rng([SEED, KINDS.index(kind), number])
     style, place = ["3d", "cartoon", "3d", "cartoon", "line"][number % 5], str(rng.choice(list(PLACES)))
-    word = WORDS[motion] if isinstance(WORDS[motion], str) else WORDS[motion][kind]
     paths = move(motion, rng)
-    count = len(paths[0])
     other = {
         "object": str(rng.choice([o for o in TRAINED if o != name])),
         "place": str(rng.choice([p for p in PLACES if p != place])),
         "style": str(rng.choice([s for s in STYLES if s != style])),
     }
-    truth = {"object": name, "style": style, "place": place}
+    return _told({"object": name, "style": style, "place": place}, motion, paths, other, number)
+
+
+def _group(name: str, style: str, place: str, count: int, overlap: str, number: int) -> dict:
+    """A clip of `GROUPS`, with an edit each of object and place."""
+    rng = np.random.default_rng([SEED, len(KINDS), number])
+    paths = together(count, overlap, rng)
+    other = {
+        "object": str(rng.choice([o for o in TRAINED if o != name])),
+        "place": str(rng.choice([p for p in PLACES if p != place])),
+    }
+    motion, truth = "cross" if overlap == "crossing" else "straight", {"object": name, "style": style, "place": place}
+    clip = _told(truth, motion, paths, other, 40 + number)
+    several = clip["name"].replace(name, f"{COUNTS[count]}-{OBJECTS[name].plural}")
+    return {**clip, "name": several if count > 1 else clip["name"], "overlap": overlap}
+
+
+def _told(truth: dict, motion: str, paths: list, other: dict[str, str], number: int) -> dict:
+    """A clip by what it shows, with its caption, and an edit prompt for each of `other`, which replaces one of them."""
+    kind, count = OBJECTS[truth["object"]].kind, len(paths[0])
+    word = WORDS[motion] if isinstance(WORDS[motion], str) else WORDS[motion][kind]
     edits = {what: describe(**key({**truth, what: new}), count=count, motion=word) for what, new in other.items()}
     return {
-        "name": f"{name}-{word.replace(' ', '-')}",
-        "caption": describe(name, style, place, count, word),
+        "name": f"{truth['object']}-{word.replace(' ', '-')}",
+        "caption": describe(**key(truth), count=count, motion=word),
         **truth,
         "kind": kind,
         "count": count,
@@ -127,6 +170,20 @@ def move(motion: str, rng: np.random.Generator) -> list[list[tuple[float, float,
     return [[_rounded(*thing)] for thing in zip(x, y, size, angle, strict=True)]
 
 
+def together(count: int, overlap: str, rng: np.random.Generator) -> list[list[tuple[float, float, float, float]]]:
+    """As `move`, for several things: "apart" they keep their places beside each other, "crossing" they pass over."""
+    p = np.linspace(0, 1, FRAMES) - 0.5
+    way = 1 if rng.random() < 0.5 else -1
+    size, low = {1: 0.54, 2: 0.42, 3: 0.36}[count] * rng.uniform(0.96, 1), rng.uniform(0.52, 0.56)
+    if overlap == "apart":
+        places = {1: [(0, 0)], 2: [(-0.22, 0), (0.22, 0)], 3: [(-0.24, 0.15), (0, -0.19), (0.24, 0.15)]}[count]
+        ways = [(0.5 + x + way * 0.16 * p, low + y) for x, y in places]
+    else:  # two pass each other; a third stands behind them and looks over
+        passing = [(0.5 + side * 0.54 * p, low + 0.1 * (count == 3) + 0.04 * side * way) for side in (way, -way)]
+        ways = [(0.5 + 0 * p, low - 0.16)][: count - 2] + passing
+    return [[_rounded(x[f], y, size, 0.0) for x, y in ways] for f in range(FRAMES)]
+
+
 def _rounded(*thing: float) -> tuple[float, float, float, float]:
     x, y, size, angle = (float(value) for value in thing)
     return round(x, 4), round(y, 4), round(size, 4), round(angle, 2)
@@ -165,8 +222,8 @@ def encode(path: Path, pictures: tuple[np.ndarray, ...]) -> None:
         file.mux(stream.encode())
 
 
-def _write_list(path: Path, clips: list[dict], about: bool) -> None:
-    """Captions and edits under `clips`, as in the repository's params.yaml; under `about` object, kind and motion."""
+def _write_list(path: Path, clips: list[dict], about: tuple[str, ...] = ()) -> None:
+    """Captions and edits under `clips`, as in the repository's params.yaml; under `about` those facts of each."""
     listed = {
         clip["name"]: {
             "source": {"path": f"data/clips/{clip['name']}.mp4", "start": 0, "stride": 2},
@@ -175,7 +232,7 @@ def _write_list(path: Path, clips: list[dict], about: bool) -> None:
         }
         for clip in clips
     }
-    facts = {clip["name"]: {what: clip[what] for what in ("object", "kind", "motion")} for clip in clips}
+    facts = {clip["name"]: {what: clip[what] for what in about} for clip in clips}
     yaml = YAML()
     yaml.width = 120
     yaml.dump({"clips": listed, **({"about": facts} if about else {})}, path)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 from diffusers import (
@@ -28,18 +27,13 @@ from miniature.contrastive import tokenize
 from miniature.fit import autocast, digest, fit, made_once, progress, replacing
 from miniature.unet import SHARD, scheduler, timesteps
 from miniature.world import Scene, draw, masks, random_scene
+from tav.control import draw_edges, draw_pose
 
 if TYPE_CHECKING:  # training does not depend on the judge
     from tav.judge import Judge
 
 FOLDERS = {"edges": "controlnet-edges", "mask": "controlnet-mask", "pose": "t2i-adapter-pose"}
 SEED, SAMPLES, STEPS, GUIDANCE = 6120, 64, 25, 3.0
-HEAD, HAND, CENTRE = (255, 60, 60), (60, 220, 60), (90, 120, 255)  # colours of the keypoints and of their limbs
-
-
-def edges(picture: np.ndarray) -> np.ndarray:
-    """Canny's edges of a picture, (h, w, 3) uint8 -> (h, w) of 0 and 255; thresholds 100 and 200 as in ControlNet."""
-    return cv2.Canny(picture, 100, 200)
 
 
 def mask(visible: np.ndarray) -> np.ndarray:
@@ -47,27 +41,10 @@ def mask(visible: np.ndarray) -> np.ndarray:
     return (visible.sum(0) > 0.5) * np.uint8(255)
 
 
-def pose(things: tuple[tuple[float, float, float, float], ...], size: int = 64) -> np.ndarray:
-    """Keypoints of things (centre x, y, longer side, angle; see `Scene`): (size, size, 3) uint8 on black.
-
-    A red limb goes from the centre half the longer side up, a green one half of it to the right, both turned by the
-    angle, so that a map tells place, size and which way is up. Later things are drawn over earlier ones.
-    """
-    drawn = np.zeros((size, size, 3), np.uint8)
-    for x, y, side, angle in things:
-        across, down = np.cos(np.radians(angle)) * side / 2, np.sin(np.radians(angle)) * side / 2
-        points = np.array([(x, y), (x + down, y - across), (x + across, y + down)])
-        centre, head, hand = (tuple(map(int, point)) for point in np.round((points * size - 0.5) * 16))
-        for end, colour in ((head, HEAD), (hand, HAND)):
-            cv2.line(drawn, centre, end, colour, 2, cv2.LINE_AA, 4)
-            cv2.circle(drawn, end, 2 * 16, colour, cv2.FILLED, cv2.LINE_AA, 4)
-        cv2.circle(drawn, centre, 2 * 16, CENTRE, cv2.FILLED, cv2.LINE_AA, 4)
-    return drawn
-
-
 def conditions(scene: Scene, picture: np.ndarray) -> dict[str, np.ndarray]:
     """All three conditions of a scene and its picture: {stage: uint8 (h, w), of pose (h, w, 3)}."""
-    return {"edges": edges(picture), "mask": mask(masks(scene, len(picture))), "pose": pose(scene.things, len(picture))}
+    size = len(picture)
+    return {"edges": draw_edges(picture), "mask": mask(masks(scene, size)), "pose": draw_pose(scene.things, size)}
 
 
 def training_scene(rng: np.random.Generator) -> Scene:
@@ -246,9 +223,9 @@ def measure(models: Path, device: torch.device, judge: "Judge") -> dict:
         overlap = (inside & truth).sum((1, 2)) / (inside | truth).sum((1, 2))
         turned = ((reading.numbers["angle"] - things[:, 3] + 180) % 360 - 180).abs()
         found[stage] = {
-            "centre_px": round(away.mean().item(), 2),
-            "centre_px_median": round(away.median().item(), 2),
+            "centre_px": round(away.nanmean().item(), 2),
+            "centre_px_median": round(away.nanmedian().item(), 2),
             "iou": round(overlap.mean().item(), 3),
-            "angle_median": round(turned.median().item(), 1),
+            "angle_median": round(turned.nanmedian().item(), 1),
         }
     return found

@@ -31,7 +31,8 @@ def fit(
     settings: pictures, batch, learning_rate, warmup (steps), average (decay per step), seed, save_every (steps),
     and `before`, what the weights have seen already; others are left to `loss`. Other values start another run.
     stop_after: seconds; the checkpoint then holds the rest of the way, and the next call continues there.
-    The run's checkpoint in .state/miniature/ is resumed if there is one; its losses go to a csv beside it.
+    The run's checkpoint in .state/miniature/ is resumed if there is one; its losses go to a csv beside it, which
+    `progress` reads.
     """
     STATE.mkdir(parents=True, exist_ok=True)
     checkpoint = _checkpoint(name, settings)
@@ -47,7 +48,7 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         average, start, spent, recent = state["average"], state["step"], state["seconds"], state["recent"]
         before = state["before"]
-    rows = [row for row in csv.reader(log.open()) if int(row[0]) <= start] if start and log.exists() else []
+    rows = _losses(log, start)
     began = time.monotonic()
 
     def save(step: int) -> None:
@@ -84,10 +85,25 @@ def fit(
 
 
 def progress(name: str, settings: dict) -> dict:
-    """What the weights have seen so far, before a warm start included: {pictures, seconds}."""
-    state = torch.load(_checkpoint(name, settings), map_location="cpu", weights_only=True)
-    seen = {"pictures": state["step"] * settings["batch"], "seconds": round(state["seconds"])}
-    return {what: value + state["before"].get(what, 0) for what, value in seen.items()}
+    """What the weights have seen so far, before a warm start included: {pictures, seconds, losses}.
+
+    losses: pairs of the pictures seen by then and the mean loss since the pair before.
+    """
+    checkpoint = _checkpoint(name, settings)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    before = {"pictures": 0, "seconds": 0, "losses": [], **state["before"]}
+    losses = _losses(checkpoint.with_suffix(".csv"), state["step"])
+    return {
+        "pictures": before["pictures"] + state["step"] * settings["batch"],
+        "seconds": before["seconds"] + round(state["seconds"]),
+        "losses": before["losses"] + [[before["pictures"] + step * settings["batch"], loss] for step, loss in losses],
+    }
+
+
+def _losses(log: Path, until: int) -> list[list]:
+    """Pairs of a step, at most `until`, and the mean loss since the pair before, of a run's csv."""
+    rows = [[int(step), float(loss)] for step, loss in csv.reader(log.open())] if log.exists() else []
+    return [row for row in rows if row[0] <= until]
 
 
 def _checkpoint(name: str, settings: dict) -> Path:

@@ -1,4 +1,4 @@
-"""What the models can do, on fresh seeded samples: reports/quality.json, sheets, and the table in README.md."""
+"""What the models can do, on fresh seeded samples: reports/quality.json, sheets, and the tables in README.md."""
 
 import csv
 import json
@@ -9,6 +9,7 @@ import numpy as np
 import open_clip
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from matplotlib.figure import Figure
 from PIL import Image
 
 from miniature import captioner, control, video
@@ -16,11 +17,14 @@ from miniature import judge as judging
 from miniature.cli import FOLDERS
 from miniature.vae import pictures
 from miniature.world import OBJECTS, PLACES, STYLES, TRAINED, Scene, describe, draw, random_scene
+from tav.figures import strip, styled, write
 from tav.judge import Judge
 
 HERE = Path("miniature")
 REPORTS = HERE / "reports"
 SEED, SAMPLES, STEPS, GUIDANCE = 4242, 500, 25, 3.0
+SHOWN = ("straight", "arc", "closer", "turn", "enter", "cross")  # motions of the clips in the sheet
+BUDGET = 480  # minutes that two CPU cores may take for all of the training
 
 
 @torch.no_grad()
@@ -32,17 +36,25 @@ def main(models: Path) -> None:
     found = {"vae": autoencoder(models, device), "clip": retrieval(reader), "judge": judging.measure(models, device)}
     found |= {"agreement": agreement(judge), "captioner": captioner.measure(models, device)}
     found |= diffusion(models, judge, device)
-    trained = {stage: models / folder / "training.json" for stage, folder in FOLDERS.items()}
-    trained = {stage: path for stage, path in trained.items() if path.exists()}
-    if trained.keys() >= control.FOLDERS.keys():
+    seen = training(models)
+    if seen.keys() >= control.FOLDERS.keys():
         found["control"] = control.measure(models, device, judge)
-    if "video" in trained:
+        show_control(models, device)
+    if "video" in seen:
         found["video"] = video.measure(models, device, judge)
-    seen = {stage: json.loads(path.read_text()) for stage, path in trained.items()}
+        show_video(models, device)
+    if any(facts.get("losses") for facts in seen.values()):
+        write(losses(seen), REPORTS / "losses.png", dpi=100)
     (REPORTS / "quality.json").write_text(json.dumps(found, indent=2) + "\n")
     readme = HERE / "README.md"
     marked = re.compile(r"(<!-- quality -->\n).*(<!-- end -->)", re.S)
     readme.write_text(marked.sub(lambda match: match[1] + table(found, seen) + match[2], readme.read_text()))
+
+
+def training(models: Path) -> dict[str, dict]:
+    """What the published weights of every stage have seen, as `fit.progress` has it."""
+    paths = {stage: models / folder / "training.json" for stage, folder in FOLDERS.items()}
+    return {stage: json.loads(path.read_text()) for stage, path in paths.items() if path.exists()}
 
 
 def autoencoder(models: Path, device: torch.device) -> dict:
@@ -123,6 +135,41 @@ def sample(models: Path, count: int, device: torch.device) -> tuple[list[tuple[s
     return truths, torch.cat(drawn)
 
 
+def show_control(models: Path, device: torch.device) -> None:
+    """Write control.png: eight scenes drawn, sampled without condition, and each condition with its samples below."""
+    rng = np.random.default_rng(SEED + 4)
+    scenes = [control.training_scene(rng) for _ in range(8)]
+    captions, pictures = [scene.caption for scene in scenes], [draw(scene) for scene in scenes]
+    conditions = [control.conditions(*pair) for pair in zip(scenes, pictures, strict=True)]
+    rows = []
+    for stage in (None, *control.FOLDERS):
+        drawn = torch.from_numpy(np.stack([each[stage] for each in conditions] if stage else pictures))
+        rows += [control.as_input(drawn), control.sample(models, stage, captions, drawn, device)]
+    _sheet(torch.cat(rows) * 2 - 1, 8, REPORTS / "control.png", colours=256)
+
+
+def show_video(models: Path, device: torch.device) -> None:
+    """Write video.jpg: a clip sampled from its caption for each motion in `SHOWN`."""
+    rng = np.random.default_rng(SEED + 5)
+    captions = [video.random_clip(rng, motion)[0].caption for motion in SHOWN]
+    clips = video.sample(models, captions, steps=STEPS, seed=SEED, device=device)
+    write(strip(dict(zip(captions, clips, strict=True)), range(video.NUM_FRAMES)), REPORTS / "video.jpg", dpi=90)
+
+
+@styled
+def losses(seen: dict[str, dict]) -> Figure:
+    """Training losses over pictures seen, a panel for every stage that has kept them."""
+    kept = {stage: np.array(facts["losses"]) for stage, facts in seen.items() if facts.get("losses")}
+    rows = -(-len(kept) // 4)
+    figure = Figure(figsize=(2.4 * min(len(kept), 4), 2 * rows), layout="constrained")
+    for number, (stage, pairs) in enumerate(kept.items(), 1):
+        axes = figure.add_subplot(rows, min(len(kept), 4), number)
+        axes.plot(pairs[:, 0] / 1000, pairs[:, 1])
+        axes.set(title=stage, xlabel="thousand pictures seen", ylabel="" if number % 4 != 1 else "loss")
+        axes.set_xlim(left=0)
+    return figure
+
+
 def accuracy(judge: Judge, drawn: torch.Tensor, truths: list[tuple[str, str, str]]) -> dict:
     """Shares of pictures whose object, style and place the judge reads as in their captions (per cent)."""
     names = judge.read((drawn + 1) / 2).names
@@ -169,7 +216,7 @@ def table(found: dict, seen: dict) -> str:
         ("judge", "mean centre error at 64 px", f"{judge['centre_mean']} px", "1.5 px", "1 px"),
         ("judge", "object / style / place as the eye, 100 generated pictures", shares(eye, *three), "85 %", "95 %"),
         ("judge", "all three as the eye", f"{eye['all']} % ({eye['unclear']} unclear to the eye)", "85 %", "95 %"),
-        ("captioner", "object / style / place / count / motion of 50 clips",
+        ("captioner", "object / style / place / count / motion of the clips",
          shares(captions, *three, "count", "motion"), "", ""),
         ("UNet", f"judge reads object / style / place off {SAMPLES} samples", shares(unet, *three), "", ""),
         ("UNet", "judge reads all three right", f"{unet['all']} %", "60 %", "90 %"),
@@ -186,10 +233,13 @@ def table(found: dict, seen: dict) -> str:
             which, ("drawn clips: the ceiling", ("", ""))
         )
         rows.append((name, "one object in all frames / and the caption's", shares(figures, "same", "right"), *target))
+        rows.append((name, "moves as its caption says", shares(figures, "motion"), "", ""))
     lines = ["| model | measure | measured | CPU target | goal |", "| --- | --- | --- | --- | --- |"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", "| stage | pictures seen | minutes of training |", "| --- | --- | --- |"]
     lines += [f"| {stage} | {facts['pictures']:,} | {facts['seconds'] / 60:.0f} |" for stage, facts in seen.items()]
+    spent = sum(facts["seconds"] for facts in seen.values()) / 60
+    lines += [f"| **all** | | **{spent:.0f}** of {BUDGET} |"]
     return "\n".join(lines) + "\n"
 
 
@@ -197,8 +247,9 @@ def _tensor(drawn: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _sheet(drawn: torch.Tensor, columns: int, path: Path) -> None:
-    """Save pictures (b, 3, h, w) in [-1, 1] as one PNG."""
+def _sheet(drawn: torch.Tensor, columns: int, path: Path, colours: int = 0) -> None:
+    """Save pictures (b, 3, h, w) in [-1, 1] as one PNG, of that many colours if not of all."""
     uint8 = ((drawn.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     rows = [np.concatenate(uint8[i : i + columns], axis=1) for i in range(0, len(uint8), columns)]
-    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
+    sheet = Image.fromarray(np.concatenate(rows))
+    (sheet.quantize(colours) if colours else sheet).save(path, optimize=True)

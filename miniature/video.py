@@ -135,10 +135,12 @@ def sample(
 def measure(models: Path, device: torch.device, judge: "Judge") -> dict:
     """What the judge sees in sampled clips, `EACH` of every motion, and in drawn clips of the same captions.
 
-    same: per cent of clips whose object is the same in all frames; right: and is the caption's. step_px and turn_px:
-    how far the centre goes from frame to frame, and how far that changes: frames that know nothing of each other turn
-    more than they step, in pixels of 64.
+    same: per cent of clips whose object is the same in all frames; right: and is the caption's; motion: per cent that
+    move as the caption says. step_px and turn_px: how far the centre goes from frame to frame, and how far that
+    changes: frames that know nothing of each other turn more than they step, in pixels of 64.
     """
+    from miniature.captioner import name_motion  # training does not depend on it
+
     rng = np.random.default_rng([SEED, 1, 1])
     clips = [random_clip(rng, motion) for motion in WORDS for _ in range(EACH)]
     drawn = torch.from_numpy(np.stack([[draw(scene) for scene in clip] for clip in clips]))
@@ -150,12 +152,16 @@ def measure(models: Path, device: torch.device, judge: "Judge") -> dict:
         objects = np.array(reading.names["object"]).reshape(len(clips), -1)
         same = (objects == objects[:, :1]).all(1)
         right = same & (objects[:, 0] == [clip[0].object for clip in clips])
-        centres = 64 * torch.stack([reading.numbers["x"], reading.numbers["y"]], 1).unflatten(0, frames.shape[:2])
-        steps = centres.diff(dim=1)
+        columns = [reading.numbers[name] for name in ("x", "y", "size", "spread", "angle")]
+        paths = torch.stack(columns, 1).unflatten(0, frames.shape[:2])
+        pairs = zip(clips, paths.numpy(), strict=True)
+        told = [name_motion(path, OBJECTS[clip[0].object].kind) == clip[0].motion for clip, path in pairs]
+        steps = 64 * paths[..., :2].diff(dim=1)
         found[name] = {
             "same": round(100 * float(same.mean()), 1),
             "right": round(100 * float(right.mean()), 1),
-            "step_px": round(steps.norm(dim=-1).mean().item(), 2),
-            "turn_px": round(steps.diff(dim=1).norm(dim=-1).mean().item(), 2),
+            "motion": round(100 * float(np.mean(told)), 1),
+            "step_px": round(steps.norm(dim=-1).nanmean().item(), 2),
+            "turn_px": round(steps.diff(dim=1).norm(dim=-1).nanmean().item(), 2),
         }
     return found

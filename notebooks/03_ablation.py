@@ -29,6 +29,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from tav import figures
+from tav.clip import read_frames
 from tav.config import load_params
 from tav.evaluate import METHOD, Evaluator, edits_in, gains, means
 from tav.score import decide, evidence, write_metrics
@@ -45,20 +46,25 @@ shown_frames = 4  # of a strip
 
 # %%
 params = load_params()
-settings = params.model_dump(mode="json")["ablation"]
-changes = {name: {key: value for key, value in variant.items() if value} for name, variant in settings.items()}
-folders = {name: Path(f"results/ablate/{name}/{params.tune.seed}") for name in changes}
-if params.full:
-    folders |= {path.parent.name: path for path in sorted(Path("results/ablate-full").glob(f"*/{params.tune.seed}"))}
+settings = params.model_dump(mode="json")
+changes = settings["ablation"] | (settings["full_ablation"] if params.full else {})
+changes = {name: {key: value for key, value in variant.items() if value} for name, variant in changes.items()}
+seeds = [params.tune.seed, *(params.seeds if params.full else [])]
 count = sum(len(entry.edits) for entry in params.clips.values())
-display(Markdown(f"{len(folders)} variants and the full method, {len(params.clips)} clips, {count} edits each:"))
+text = f"{len(changes)} variants and the full method, {len(params.clips)} clips, {count} edits, seeds {seeds}:"
+display(Markdown(text))
 display(pd.Series(changes, name="what it changes in params.yaml").map(str).to_frame())
 
 # %%
-methods = {METHOD: edits_in(params, "results/edit")}
-methods |= {name: edits_in(params, folder) for name, folder in folders.items()}
+folders = {(METHOD, params.tune.seed): Path("results/edit")}
+folders |= {(path.parent.name, int(path.name)): path for path in sorted(Path("results/ablate").glob("*/*"))}
+if params.full:
+    further = sorted(Path("results/ablate-full").glob("*/*"))
+    names = {path: METHOD if path.parent.name == "method" else path.parent.name for path in further}
+    folders = {(names[path], int(path.name)): path for path in further} | folders
 evaluator = Evaluator(params)
-scores = evaluator.table(methods).round(4)
+tables = {at: evaluator.table({at[0]: edits_in(params, folder)}).assign(seed=at[1]) for at, folder in folders.items()}
+scores = pd.concat(tables.values()).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
 
 # %% [markdown]
@@ -80,6 +86,21 @@ table = {measure: values for measure, values in means(scores, [m for m in rest i
 display(pd.DataFrame(table).map("{:.2f}".format).rename_axis("method"))
 
 # %% [markdown]
+# ## How long to tune
+#
+# From no step at all into overfitting, if `full` is true: with every step the clip is known better, and the prompt is
+# followed less.
+
+# %%
+axis = {"0": "no-tuning", **{name.removeprefix("steps-"): name for name in changes if name.startswith("steps-")}}
+axis = {steps: name for steps, name in axis.items() if name in changes} | {str(params.tune.steps): METHOD}
+if len(axis) > 2:
+    by_steps = {name: steps for steps, name in sorted(axis.items(), key=lambda item: int(item[0]))}
+    chosen = pd.concat(scores[scores.method == name].assign(method=steps) for name, steps in by_steps.items())
+    panels = means(chosen, measures)
+    figures.show(figures.intervals(panels, "By the number of tuning steps"), f"{out}/figures/steps.png")
+
+# %% [markdown]
 # ## The same edits, side by side
 #
 # Of every clip its first edit, at the same frames. Chosen by their place in `params.yaml`, not by eye.
@@ -88,7 +109,8 @@ display(pd.DataFrame(table).map("{:.2f}".format).rename_axis("method"))
 indices = figures.pick_frames(params.clip.num_frames, shown_frames)
 for clip, entry in params.clips.items():
     edit, prompt = next(iter(entry.edits.items()))
-    rows = {"source": evaluator.source(clip)} | {name: drawn[clip, edit] for name, drawn in methods.items()}
+    drawn = {name: folder / clip / edit for (name, seed), folder in folders.items() if seed == params.tune.seed}
+    rows = {"source": evaluator.source(clip)} | {name: read_frames(path) for name, path in drawn.items()}
     figures.show(figures.strip(rows, indices, title=f"{clip}: {prompt}"), f"{out}/figures/{clip}.jpg")
 
 # %% [markdown]
@@ -106,7 +128,7 @@ expected = {
 
 # %%
 rows = {}
-tests = [(name, claim, m) for name, (claim, ms) in expected.items() for m in ms if name in methods]
+tests = [(name, claim, m) for name, (claim, ms) in expected.items() for m in ms if name in changes]
 for name, claim, measure in tests:
     gain = gains(scores, measure, METHOD, name) if measure in measures else None
     key = f"{name} {measure}".replace(" ", "_").replace("-", "_")

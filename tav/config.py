@@ -34,8 +34,17 @@ USES = {
     "02_results": "model clip tune invert edit score margins clips",
     "ablate": "model inflate clip.num_frames tune invert edit clips full seeds ablation.{}",
     "ablate-full": "model inflate clip.num_frames tune invert edit clips full seeds full_ablation",
+    "baseline": "model clip.num_frames tune.seed edit clips baselines.{}",
+    "control": "model inflate clip.num_frames tune.seed edit control clips",
+    "objects": "model inflate clip tune invert edit control objects",
+    "cost": "model inflate clip tune invert edit",
+    "benchmark": "benchmark model inflate clip tune invert edit baselines score",
     "03_ablation": "model clip tune invert edit score clips full ablation full_ablation",
-    "report": "model device inflate clip tune invert edit score margins clips full ablation",
+    "04_baselines": "model clip tune invert edit score margins clips baselines benchmark",
+    "05_multi_object": "model clip tune invert edit score margins control objects",
+    "06_control": "model clip tune invert edit score margins clips control",
+    "07_cost": "model clip tune invert edit margins",
+    "report": "model device inflate clip tune invert edit score margins clips full ablation baselines control objects",
 }
 
 PLAIN = {
@@ -115,6 +124,7 @@ class Margins(Section):
     frame_consistency: float
     edit_success: float
     motion_correlation: float
+    control_loss: float
 
 
 class Source(Section):
@@ -142,6 +152,13 @@ class Variant(Section):
     edit: dict = {}
 
 
+class Benchmark(Section):
+    """Whether `benchmark` runs all methods, and over which list of clips; what an earlier run found stays otherwise."""
+
+    run: bool
+    clips: Text
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -159,6 +176,10 @@ class Params(Section):
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]]
     ablation: dict[Name, Variant]
     full_ablation: dict[Name, Variant]
+    baselines: dict[Name, dict[str, bool | int | float | str | None]]
+    control: dict[Name, Text]
+    objects: dict[Name, ClipEntry]
+    benchmark: Benchmark
 
     def varied(self, variant: str, seed: int | None = None) -> "Params":
         """These settings with a variant's and a seed of tuning in their place; InputError if they are not allowed."""

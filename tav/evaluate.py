@@ -11,9 +11,19 @@ from torch import Tensor
 from tav.clip import read_frames
 from tav.config import Params
 from tav.judge import Judge
-from tav.motion import ff_beta, motion_fidelity, optical_flow, point_tracks, warp_error
+from tav.motion import (
+    TRUSTED,
+    explained,
+    ff_alpha,
+    ff_beta,
+    motion_fidelity,
+    optical_flow,
+    point_tracks,
+    semantic_score,
+    warp_error,
+)
 from tav.score import ClipScorer, Interval, bootstrap, clip_scores
-from tav.truth import Truth, asks, read_truth, truth_scores
+from tav.truth import asks, truth_beside, truth_scores
 
 RESULTS = Path("results")
 METHOD = "Tune-A-Video"
@@ -35,7 +45,7 @@ class Evaluator:
 
     def score(self, clip: str, edit: str, frames: Tensor) -> dict[str, float]:
         """Every measure of one edit, frames f 3 h w in [0, 1]; those that cannot be taken are nan or not there."""
-        entry, source = self.params.clips[clip], self._seen(clip)
+        entry, original, source = self.params.clips[clip], self.source(clip), self._seen(clip)
         prompt = entry.edits[edit]
         texts = self._prompt(prompt), self._prompt(entry.caption)
         row = clip_scores(self.scorer.embed_frames(frames), *texts)
@@ -43,10 +53,13 @@ class Evaluator:
             reading = self.judge.read(frames)
             if source["truth"]:
                 asked = asks(prompt, self.judge.answers)
-                row |= truth_scores(reading, source["truth"], asked, frames, self.source(clip))
+                row |= truth_scores(reading, source["truth"], asked, frames, original)
         row["motion fidelity"] = motion_fidelity(point_tracks(frames, source["where"]), source["tracks"])
         row["warp error"] = warp_error(frames, *source["flow"])
+        row["FF-alpha"] = ff_alpha(frames, original, source["flow"][0]) if source["explained"] else math.nan
         row["FF-beta"] = ff_beta(optical_flow(frames), source["flow"][0])
+        if source["truth"]:
+            row["Semantic"] = semantic_score(frames, original, source["truth"].mask)
         return row
 
     def table(self, methods: Mapping[str, Mapping[tuple[str, str], Tensor]]) -> pd.DataFrame:
@@ -59,16 +72,12 @@ class Evaluator:
         return pd.DataFrame(rows)
 
     def _of_source(self, clip: str) -> dict:
-        frames, truth = self.source(clip), self._truth(self.params.clips[clip])
+        frames, size = self.source(clip), self.params.clip
+        truth = truth_beside(self.params.clips[clip].source, size.num_frames, size.size)
         where = truth.mask[0] if truth else None  # else a background that stands still outweighs what moves
         flow = optical_flow(frames), optical_flow(frames, backward=True)
-        return {"truth": truth, "flow": flow, "where": where, "tracks": point_tracks(frames, where)}
-
-    def _truth(self, entry) -> Truth | None:
-        source, clip = entry.source, self.params.clip
-        if not Path(source.path).with_suffix(".json").exists():  # a clip of one's own
-            return None
-        return read_truth(source.path, clip.num_frames, clip.size, source.start, source.stride)
+        seen = {"truth": truth, "flow": flow, "where": where, "tracks": point_tracks(frames, where)}
+        return seen | {"explained": explained(frames, flow[0]) >= TRUSTED}  # below, FF-alpha is 0 whatever the edit
 
 
 def edits_in(params: Params, folder: str | Path) -> dict[tuple[str, str], Tensor]:
@@ -94,8 +103,11 @@ def means(scores: pd.DataFrame, measures: Iterable[str]) -> dict[str, dict[str, 
 
 
 def gains(scores: pd.DataFrame, measure: str, method: str, other: str) -> Interval:
-    """What `method` has more than `other` of a measure, edit by edit: the mean with its interval over clips."""
-    pairs = scores.set_index(["method", "clip", "edit"])[measure]
+    """What `method` has more than `other` of a measure, edit by edit, of the same seed if there are several.
+
+    The mean with its interval over clips; what only one of the two has is left out.
+    """
+    pairs = scores.set_index([key for key in ("method", "seed", "clip", "edit") if key in scores])[measure]
     gain = (pairs[method] - pairs[other]).rename(measure).reset_index()
     return over_clips(gain, measure)
 

@@ -25,6 +25,7 @@ from tav.clip import read_frames, write_clip
 from tav.config import ClipEntry, Params
 from tav.errors import InputError
 
+VERDICTS = ("holds", "fails", "undecided")
 LONGER_SIDE = 192  # pixels of a clip in the report, whatever it was made at
 SHOWN = {
     "frames": "frame consistency",
@@ -68,7 +69,7 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
 
 
 def write_readme(params: Params, readme: str | Path = "README.md", out: str | Path = "reports") -> None:
-    """Write what was measured between the marks of README: every claim, but those of the method as one line.
+    """Write the claims of claims.json between the marks of README.
 
     No stage's work: DVC takes away what a stage writes before it runs.
     """
@@ -81,19 +82,22 @@ def write_readme(params: Params, readme: str | Path = "README.md", out: str | Pa
 
 
 def claims_table(claims: list[dict]) -> str:
-    """The rows of claims.json as Markdown."""
-    table = [("section", "claim", "measure", "value", "expected", "verdict"), ("---",) * 6]
-    for section in dict.fromkeys(row["section"] for row in claims):
-        rows = [row for row in claims if row["section"] == section]
+    """The rows of claims.json as Markdown: how many of each section hold, and, folded, every one of them."""
+    names = dict.fromkeys(row["section"] for row in claims)
+    sections = {name: [row for row in claims if row["section"] == name] for name in names}
+    counts = [("section", "claims", *VERDICTS), ("---",) * 5]
+    for section, rows in sections.items():
+        verdicts = Counter(row["verdict"] for row in rows)
         page = f"[{section}](reports/notebooks/{section}.ipynb)"
-        if section == "01_method":
-            held = sum(row["verdict"] == "holds" for row in rows)
-            verdict = "holds" if held == len(rows) else "fails"
-            table.append((page, "What the paper says of the method", "Checks that hold", held, len(rows), verdict))
-            continue
-        for row in rows:
-            table.append((page, row["claim"], row["measure"], measured(row), row["expected"], row["verdict"]))
-    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in table)
+        counts.append((page, len(rows), *(verdicts[verdict] or "" for verdict in VERDICTS)))
+    table = [("section", "claim", "measure", "value", "expected", "verdict"), ("---",) * 6]
+    for section, rows in sections.items():
+        table += [
+            (section, row["claim"], row["measure"], measured(row), row["expected"], f"**{row['verdict']}**")
+            for row in rows
+        ]
+    shown, every = ("".join(f"| {' | '.join(map(str, row))} |\n" for row in part) for part in (counts, table))
+    return f"{shown}\n<details><summary>Every claim and what was measured</summary>\n\n{every}\n</details>\n"
 
 
 def measured(row: dict) -> str:

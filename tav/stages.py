@@ -29,9 +29,7 @@ def tune_clip(params: Params, name: str) -> None:
     """Reads a clip, encodes it once and tunes on it; resumes a run of the same inputs that was interrupted."""
     if params.tune.tuned == "everything":
         raise InputError("tune.tuned is everything, which no tuned.safetensors holds: use it in a variant of ablation")
-    entry, pipe = find_clip(params, name), load_model(params)
-    span = {"start": entry.source.start, "stride": entry.source.stride}
-    clip = read_clip(entry.source.path, params.clip.num_frames, params.clip.size, fit=params.clip.fit, **span)
+    clip, pipe = read_source(params, name), load_model(params)
     posterior = pipe.encode_posterior(clip)
     state = Path(".state/tune") / f"{name}-{fingerprint(params, name)}.safetensors"
     losses = tune_with_progress(pipe, posterior, params, name, state)
@@ -49,9 +47,9 @@ def invert_clip(params: Params, name: str) -> None:
     entry, pipe = find_clip(params, name), load_model(params)
     load_tuned(pipe, result("tune", name, "tuned"))
     latents = pipe.scale(read_posterior(pipe, name).mode())
-    _label(pipe, f"invert {name}")
+    label(pipe, f"invert {name}")
     noise = pipe.invert(latents, num_inference_steps=params.invert.steps)
-    _label(pipe, f"reconstruct {name}")
+    label(pipe, f"reconstruct {name}")
     frames = pipe(entry.caption, noise, params.invert.steps, guidance_scale=1.0, output_type="pt").frames[0]
     with replacing(RESULTS / "invert" / name) as folder:
         _save(folder / "inverted.safetensors", noise=noise, latents=latents)
@@ -84,8 +82,16 @@ def sample_edits(pipe, params: Params, name: str, noise: torch.Tensor, folder: P
         noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(params.tune.seed))
     settings = {"guidance_scale": params.edit.guidance_scale, "negative_prompt": params.edit.negative_prompt}
     for edit, prompt in find_clip(params, name).edits.items():
-        _label(pipe, f"edit {name} {edit}")
+        label(pipe, f"edit {name} {edit}")
         write_frames(folder / edit, pipe(prompt, noise, params.edit.steps, output_type="pt", **settings).frames[0])
+
+
+def read_source(params: Params, name: str) -> torch.Tensor:
+    """The frames of a clip of params.yaml, f 3 h w in [-1, 1]."""
+    source = find_clip(params, name).source
+    return read_clip(
+        source.path, params.clip.num_frames, params.clip.size, source.start, source.stride, params.clip.fit
+    )
 
 
 def find_clip(params: Params, name: str) -> ClipEntry:
@@ -158,5 +164,6 @@ def _quiet() -> bool | None:
     return bool(os.environ.get("TQDM_DISABLE")) or None  # None: tqdm shows a bar on a terminal only
 
 
-def _label(pipe, label: str) -> None:
-    pipe.set_progress_bar_config(desc=label, disable=_quiet())
+def label(pipe, text: str) -> None:
+    """What the progress bars of `pipe` say from now on."""
+    pipe.set_progress_bar_config(desc=text, disable=_quiet())

@@ -31,12 +31,13 @@ class Truth:
     """What a clip shows, at the f frames that were read of it, in the units of a judge's `Reading`.
 
     names: the clip's "object", "style", "place" and "count". numbers: f values each of "x", "y", "size", "spread" and
-    "angle". mask: f h w, true where a thing is.
+    "angle". mask: f h w, true where a thing is. things: f k 4, each thing's centre x, y, longer side and angle.
     """
 
     names: dict[str, str]
     numbers: dict[str, Tensor]
     mask: Tensor
+    things: Tensor
 
 
 def read_truth(path: str | Path, num_frames=8, size=64, start=0, stride=1) -> Truth:
@@ -66,7 +67,14 @@ def read_truth(path: str | Path, num_frames=8, size=64, start=0, stride=1) -> Tr
     if wanted[-1] >= f:
         raise InputError(f"{file} ends after {f} frames: lower clip.num_frames, or the clip's start or stride")
     shown = interpolate(torch.from_numpy(tiles[wanted])[None].float(), (height, width), mode="area")[0]
-    return Truth(names, _numbers(things[wanted]), shown >= 0.5)
+    return Truth(names, _numbers(things[wanted]), shown >= 0.5, things[wanted])
+
+
+def truth_beside(source, num_frames: int, size: int | tuple[int, int]) -> Truth | None:
+    """The truth of a clip's `source` in params.yaml; None where there is none beside it: a clip of one's own."""
+    if not Path(source.path).with_suffix(".json").exists():
+        return None
+    return read_truth(source.path, num_frames, size, source.start, source.stride)
 
 
 def _numbers(things: Tensor) -> dict[str, Tensor]:
@@ -143,6 +151,18 @@ def _displacement(numbers: Mapping[str, Tensor], truth: Truth) -> Tensor:
         angle = np.unwrap(numbers["angle"][seen].numpy(), period=360)
         pose[3, seen] = torch.from_numpy(angle).double().deg2rad() * truth.numbers["size"].mean() / 2
     return torch.where(seen, pose - pose[:, seen].mean(1, keepdim=True), 0)
+
+
+def followed(reading: Reading, truth: Truth) -> dict[str, float]:
+    """How closely a clip keeps to the places that `truth`, its own source's or another clip's, has things in.
+
+    `motion_error` and "mask overlap": the intersection over union of the judge's mask and the true one, the mean over
+    the frames in which either shows a thing, 0 to 1.
+    """
+    found = reading.mask >= 0.5
+    union = (found | truth.mask).sum((1, 2))
+    overlap = ((found & truth.mask).sum((1, 2)) / union)[union > 0]
+    return motion_error(reading.numbers, truth) | {"mask overlap": float(overlap.mean())}
 
 
 def background_change(frames: Tensor, source: Tensor, mask: Tensor, truth: Truth) -> float:

@@ -120,7 +120,7 @@ def traces(pipe):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_makes_the_same_frames_again_and_leaves_the_model_as_it_was(method, pipe, adapter):
-    settings = {"negative_prompt": "the"} | ({"model": adapter} if method == "text_to_video" else {})
+    settings = {"negative_prompt": "the"} | ({"model": adapter} if method == "text-to-video" else {})
     hooks, attention, weights = traces(pipe)
     first, again = (run(method, pipe, **settings) for _ in range(2))
     assert first.shape == (FRAMES, 3, 32, 32)
@@ -130,7 +130,7 @@ def test_every_method_makes_the_same_frames_again_and_leaves_the_model_as_it_was
     assert all(torch.equal(*pair) for pair in zip(weights, traces(pipe)[2], strict=True))
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if "_" in name and name != "text_to_video"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("sdedit", "text-to-video")])
 def test_a_method_that_fails_half_way_leaves_the_model_as_it_was(method, pipe):
     hooks, attention, _ = traces(pipe)
     calls = []
@@ -142,12 +142,12 @@ def test_a_method_that_fails_half_way_leaves_the_model_as_it_was(method, pipe):
 
     handle = pipe.unet.conv_out.register_forward_hook(fail)
     with pytest.raises(KeyboardInterrupt):
-        run(method, pipe)
+        run(method, pipe, torch.zeros(FRAMES, 3, 32, 32))  # of another clip no inversion is kept
     handle.remove()
     assert traces(pipe)[:2] == (hooks, attention)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("source", "text_to_video")])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "text-to-video"])
 def test_an_inflated_model_is_refused(method, model):
     image_model = {"norm": "frame", "attention": "own", "temporal": False}
     for inflation in ({"norm": "clip"}, {"attention": "first"}, {"temporal": True}):
@@ -158,7 +158,6 @@ def test_an_inflated_model_is_refused(method, model):
 
 def test_defaults_are_a_methods_own_settings():
     assert defaults("sdedit") == {"strength": 0.5}
-    assert defaults("source") == {}
     assert all("negative_prompt" not in defaults(method) and "seed" not in defaults(method) for method in METHODS)
 
 
@@ -179,7 +178,7 @@ def test_sampling_beside_a_source_that_gives_nothing_is_the_pipelines_sampling(p
     assert torch.allclose(ours, pipe(PROMPT, noise_of(source), 4, **settings).frames[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["plug_and_play", "feature_propagation"])
+@pytest.mark.parametrize("method", ["plug-and-play", "feature-propagation"])
 @pytest.mark.parametrize("captioned", [True, False])
 def test_the_source_runs_beside_its_edit_at_the_same_timestep_with_its_own_prompt(pipe, method, captioned):
     source = invert(pipe, encode(pipe, tiny.moving_square(FRAMES)), 4, CAPTION if captioned else "")
@@ -198,13 +197,13 @@ def test_the_source_runs_beside_its_edit_at_the_same_timestep_with_its_own_promp
 
 def test_per_frame_permutes_with_the_frames(pipe):
     clip, order = tiny.moving_square(FRAMES), [2, 0, 3, 1]
-    assert torch.allclose(run("per_frame", pipe, clip[order]), run("per_frame", pipe, clip)[order], atol=1e-5)
+    assert torch.allclose(run("per-frame", pipe, clip[order]), run("per-frame", pipe, clip)[order], atol=1e-5)
 
 
 def test_per_frame_inverts_with_the_caption_or_with_the_empty_prompt(pipe):
-    empty = run("per_frame", pipe, captioned_inversion=False)
-    assert torch.equal(empty, run("per_frame", pipe, caption="", captioned_inversion=True))
-    assert not torch.allclose(empty, run("per_frame", pipe), atol=1e-4)
+    empty = run("per-frame", pipe, captioned_inversion=False)
+    assert torch.equal(empty, run("per-frame", pipe, caption="", captioned_inversion=True))
+    assert not torch.allclose(empty, run("per-frame", pipe), atol=1e-4)
 
 
 # sdedit
@@ -242,10 +241,10 @@ def test_sdedit_refuses_a_strength_outside_zero_to_one(pipe, strength):
 @pytest.mark.parametrize("captioned", [True, False])
 def test_plug_and_play_with_nothing_injected_is_per_frame(pipe, captioned):
     nothing = {"feature_share": 0, "attention_share": 0, "captioned_inversion": captioned}
-    alone = run("per_frame", pipe, captioned_inversion=captioned)
-    assert torch.allclose(run("plug_and_play", pipe, **nothing), alone, atol=1e-5)
+    alone = run("per-frame", pipe, captioned_inversion=captioned)
+    assert torch.allclose(run("plug-and-play", pipe, **nothing), alone, atol=1e-5)
     for injected in ({"feature_share": 1}, {"attention_share": 1}):
-        assert not torch.allclose(run("plug_and_play", pipe, **nothing | injected), alone, atol=1e-3)
+        assert not torch.allclose(run("plug-and-play", pipe, **nothing | injected), alone, atol=1e-3)
 
 
 def test_plug_and_play_of_the_source_caption_with_everything_injected_is_the_reconstruction(pipe):
@@ -253,8 +252,8 @@ def test_plug_and_play_of_the_source_caption_with_everything_injected_is_the_rec
     reconstruction = pipe.decode_clip(pipe.encode_clip(clip))
     settings = {"prompt": CAPTION, "guidance_scale": 1.0, "steps": 10, "captioned_inversion": True}
     everything = {"feature_share": 1, "attention_share": 1, "layer": 0}
-    error = (run("plug_and_play", pipe, clip, **settings, **everything) - reconstruction).abs().mean()
-    alone = (run("per_frame", pipe, clip, **settings) - reconstruction).abs().mean()
+    error = (run("plug-and-play", pipe, clip, **settings, **everything) - reconstruction).abs().mean()
+    alone = (run("per-frame", pipe, clip, **settings) - reconstruction).abs().mean()
     assert error < alone
 
 
@@ -292,16 +291,16 @@ def test_the_layers_are_the_papers_in_stable_diffusion(pipe):
     assert layers[4][1][0] is unet.up_blocks[1].attentions[1].transformer_blocks[0].attn1
     assert sum(len(attentions) for _, attentions in layers[4:]) == 8
     with pytest.raises(InputError, match="layers 0 to 3"):
-        run("plug_and_play", pipe, layer=4)
+        run("plug-and-play", pipe, layer=4)
 
 
 # first_frame_attention
 
 
 def test_a_frame_depends_on_itself_and_the_first_one_only(pipe):
-    assert changed_frames("first_frame_attention", pipe, 2) == {2}
-    assert changed_frames("first_frame_attention", pipe, 0) == set(range(FRAMES))
-    assert changed_frames("per_frame", pipe, 0) == {0}
+    assert changed_frames("first-frame-attention", pipe, 2) == {2}
+    assert changed_frames("first-frame-attention", pipe, 0) == set(range(FRAMES))
+    assert changed_frames("per-frame", pipe, 0) == {0}
 
 
 # attention_fusion
@@ -313,7 +312,7 @@ def test_fusion_of_the_source_caption_reproduces_the_reconstruction(pipe):
     settings = {"prompt": CAPTION, "guidance_scale": 1.0, "steps": 10}
 
     def error(share):
-        frames = run("attention_fusion", pipe, clip, cross_share=share, self_share=share, **settings)
+        frames = run("attention-fusion", pipe, clip, cross_share=share, self_share=share, **settings)
         return (frames - reconstruction).abs().mean()
 
     assert error(1.0) < 0.5 * error(0.0)
@@ -321,24 +320,24 @@ def test_fusion_of_the_source_caption_reproduces_the_reconstruction(pipe):
 
 def test_without_fusion_maps_and_plain_attention_agree(pipe):
     nothing = {"cross_share": 0, "self_share": 0}
-    by_maps = run("attention_fusion", pipe, **nothing)
-    assert torch.allclose(run("attention_fusion", pipe, **nothing, max_tokens=0), by_maps, atol=1e-4)
-    assert torch.allclose(run("attention_fusion", pipe, max_tokens=0), by_maps, atol=1e-4)  # nothing is kept
-    assert not torch.allclose(run("attention_fusion", pipe), by_maps, atol=1e-3)
+    by_maps = run("attention-fusion", pipe, **nothing)
+    assert torch.allclose(run("attention-fusion", pipe, **nothing, max_tokens=0), by_maps, atol=1e-4)
+    assert torch.allclose(run("attention-fusion", pipe, max_tokens=0), by_maps, atol=1e-4)  # nothing is kept
+    assert not torch.allclose(run("attention-fusion", pipe), by_maps, atol=1e-3)
 
 
 def test_a_fused_frame_depends_on_itself_and_the_middle_one_only(pipe):
-    assert changed_frames("attention_fusion", pipe, 3) == {3}
-    assert changed_frames("attention_fusion", pipe, 1) == set(range(FRAMES))
+    assert changed_frames("attention-fusion", pipe, 3) == {3}
+    assert changed_frames("attention-fusion", pipe, 1) == set(range(FRAMES))
 
 
 def test_the_threshold_decides_whose_self_attention_is_taken(pipe):
     self_only = {"cross_share": 0, "self_share": 1}
-    unfused = run("attention_fusion", pipe, cross_share=0, self_share=0)
-    assert torch.equal(run("attention_fusion", pipe, **self_only, threshold=-1), unfused)
-    source = run("attention_fusion", pipe, **self_only, threshold=1)
+    unfused = run("attention-fusion", pipe, cross_share=0, self_share=0)
+    assert torch.equal(run("attention-fusion", pipe, **self_only, threshold=-1), unfused)
+    source = run("attention-fusion", pipe, **self_only, threshold=1)
     assert not torch.allclose(source, unfused, atol=1e-3)
-    partly = run("attention_fusion", pipe, **self_only, threshold=0.9)
+    partly = run("attention-fusion", pipe, **self_only, threshold=0.9)
     assert not torch.allclose(partly, unfused, atol=1e-4) and not torch.allclose(partly, source, atol=1e-4)
 
 
@@ -393,7 +392,7 @@ def test_shared_words_take_the_sources_map_of_the_same_timestep(pipe):
 
 def test_a_still_clip_stays_still(pipe):
     clip = tiny.moving_square(FRAMES)[:1].expand(FRAMES, -1, -1, -1)
-    frames = run("feature_propagation", pipe, clip, keyframe_interval=2)
+    frames = run("feature-propagation", pipe, clip, keyframe_interval=2)
     assert torch.allclose(frames, frames[:1].expand_as(frames), atol=1e-4)
 
 
@@ -403,8 +402,8 @@ def test_with_all_frames_keyframes_it_is_joint_attention(pipe):
     joint = ClipAttnProcessor(FRAMES, "full")
     with processors({block.attn1: joint for block in transformer_blocks(pipe.unet)}):
         expected = pipe(PROMPT, noise, 4, guidance_scale=4.0, output_type="pt").frames[0]
-    assert torch.allclose(run("feature_propagation", pipe, keyframe_interval=1, **nothing), expected, atol=1e-4)
-    assert not torch.allclose(run("feature_propagation", pipe, keyframe_interval=2, **nothing), expected, atol=1e-3)
+    assert torch.allclose(run("feature-propagation", pipe, keyframe_interval=1, **nothing), expected, atol=1e-4)
+    assert not torch.allclose(run("feature-propagation", pipe, keyframe_interval=2, **nothing), expected, atol=1e-3)
 
 
 def test_the_source_attends_as_in_its_inversion(pipe):
@@ -421,9 +420,9 @@ def test_the_source_attends_as_in_its_inversion(pipe):
 
 def test_propagation_is_over_injection(pipe):
     nothing = {"feature_share": 0, "attention_share": 0, "keyframe_interval": 2}
-    without = run("feature_propagation", pipe, **nothing)
+    without = run("feature-propagation", pipe, **nothing)
     for injected in ({"feature_share": 1}, {"attention_share": 1}):
-        assert not torch.allclose(run("feature_propagation", pipe, **nothing | injected), without, atol=1e-3)
+        assert not torch.allclose(run("feature-propagation", pipe, **nothing | injected), without, atol=1e-3)
 
 
 def test_tokens_follow_the_sources_correspondence(pipe):
@@ -448,11 +447,11 @@ def test_every_interval_has_one_keyframe_which_changes_from_step_to_step(pipe, m
         "__init__",
         lambda self, num_frames, keyframes: (chosen.append(keyframes), build(self, num_frames, keyframes))[0],
     )
-    run("feature_propagation", pipe, keyframe_interval=3, steps=8)
+    run("feature-propagation", pipe, keyframe_interval=3, steps=8)
     assert all(len(keyframes) == 2 and keyframes[0] in (0, 1, 2) and keyframes[1] == 3 for keyframes in chosen)
     assert len({keyframes[0] for keyframes in chosen}) > 1
     with pytest.raises(InputError, match="at least 1"):
-        run("feature_propagation", pipe, keyframe_interval=0)
+        run("feature-propagation", pipe, keyframe_interval=0)
 
 
 # text_to_video
@@ -462,10 +461,10 @@ def test_every_interval_has_one_keyframe_which_changes_from_step_to_step(pipe, m
 def test_text_to_video_depends_on_text_and_seed_and_not_on_the_clip(pipe, kind, request):
     settings = {"model": request.getfixturevalue(kind), "steps": 2}
     clip = tiny.moving_square(FRAMES)
-    frames = run("text_to_video", pipe, clip, **settings)
-    assert torch.equal(frames, run("text_to_video", pipe, -clip, caption="the", **settings))
-    assert not torch.equal(frames, run("text_to_video", pipe, clip, seed=1, **settings))
-    assert not torch.equal(frames, run("text_to_video", pipe, clip, prompt="a the and", **settings))
+    frames = run("text-to-video", pipe, clip, **settings)
+    assert torch.equal(frames, run("text-to-video", pipe, -clip, caption="the", **settings))
+    assert not torch.equal(frames, run("text-to-video", pipe, clip, seed=1, **settings))
+    assert not torch.equal(frames, run("text-to-video", pipe, clip, prompt="a the and", **settings))
 
 
 def test_text_to_video_is_what_the_stock_pipelines_sample(pipe, adapter, video_pipeline):
@@ -473,43 +472,41 @@ def test_text_to_video_is_what_the_stock_pipelines_sample(pipe, adapter, video_p
     animate = AnimateDiffPipeline(**parts, motion_adapter=MotionAdapter.from_pretrained(adapter))
     settings = {"num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "pt"}
     expected = animate(PROMPT, FRAMES, 32, 32, generator=torch.Generator().manual_seed(0), **settings).frames[0]
-    assert torch.allclose(run("text_to_video", pipe, model=adapter, steps=2), expected, atol=1e-5)
+    assert torch.allclose(run("text-to-video", pipe, model=adapter, steps=2), expected, atol=1e-5)
 
     video = CogVideoXPipeline.from_pretrained(video_pipeline)
     expected = video(PROMPT, generator=torch.Generator().manual_seed(0), **settings).frames[0]
-    frames = run("text_to_video", pipe, torch.zeros(FRAMES, 3, 16, 16), model=video_pipeline, steps=2)
+    frames = run("text-to-video", pipe, torch.zeros(FRAMES, 3, 16, 16), model=video_pipeline, steps=2)
     assert torch.allclose(frames, expected[:FRAMES, ..., 8:24], atol=1e-5)  # the middle of 16x32
 
 
 def test_frames_of_text_to_video_have_the_clips_size(pipe, adapter, video_pipeline):
     clip = torch.zeros(FRAMES, 3, 24, 32)
-    assert run("text_to_video", pipe, clip, model=adapter, steps=1).shape == (FRAMES, 3, 24, 32)
-    assert run("text_to_video", pipe, clip, model=video_pipeline, steps=1).shape == (FRAMES, 3, 24, 32)
+    assert run("text-to-video", pipe, clip, model=adapter, steps=1).shape == (FRAMES, 3, 24, 32)
+    assert run("text-to-video", pipe, clip, model=video_pipeline, steps=1).shape == (FRAMES, 3, 24, 32)
 
 
 @pytest.mark.parametrize(("kind", "longest"), [("adapter", 6), ("video_pipeline", 9)])
 def test_text_to_video_refuses_a_clip_that_is_too_long(pipe, kind, longest, request):
     model = request.getfixturevalue(kind)
     with pytest.raises(InputError, match=f"makes {longest} frames and the clip has 10: shorten"):
-        run("text_to_video", pipe, torch.zeros(10, 3, 16, 16), model=model, steps=1)
+        run("text-to-video", pipe, torch.zeros(10, 3, 16, 16), model=model, steps=1)
+
+
+def test_an_inversion_is_made_once_for_all_edits_of_a_clip(pipe):
+    calls = []
+    handle = pipe.unet.register_forward_hook(lambda *_: calls.append(1))
+    latents = encode(pipe, torch.full((FRAMES, 3, 32, 32), 0.5))
+    first = invert(pipe, latents, 4, CAPTION)
+    assert invert(pipe, latents.clone(), 4, CAPTION) is first and len(calls) == 4
+    for other in ((latents + 1e-3, 4, CAPTION), (latents, 3, CAPTION), (latents, 3, ""), (latents, 3, "", "first")):
+        before = len(calls)
+        invert(pipe, *other)
+        assert len(calls) == before + other[1]
+    handle.remove()
 
 
 def test_text_to_video_without_a_model_says_what_to_give(pipe, tmp_path):
     for model in (tmp_path, tmp_path / "missing", "models/missing/text-to-video"):
         with pytest.raises(InputError, match="cannot load .*give a motion adapter or a text-to-video model"):
-            run("text_to_video", pipe, model=str(model))
-
-
-# the trivial ones
-
-
-def test_the_source_is_the_clip(pipe):
-    clip = tiny.moving_square(FRAMES)
-    assert torch.equal(run("source", pipe, clip), (clip + 1) / 2)
-
-
-def test_repeated_is_one_frame_of_per_frame(pipe):
-    frames = run("repeated", pipe)
-    assert all(torch.equal(frame, run("per_frame", pipe)[FRAMES // 2]) for frame in frames)
-    settings = {"caption": CAPTION, "prompt": PROMPT, "captioned_inversion": False}
-    assert torch.equal(run("repeated", pipe, **settings)[0], run("per_frame", pipe, **settings)[FRAMES // 2])
+            run("text-to-video", pipe, model=str(model))

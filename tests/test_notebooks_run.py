@@ -36,10 +36,14 @@ def project(workplace, set_params, monkeypatch):
     }
     set_params({"clips": clips, "clip.size": [24, 40], "score.clip_model": "clip", "score.judge": ""})
     set_params({"ablation": {"own-frame-attention": {"inflate": {"attention": "own"}}}, "full_ablation": {}})
+    set_params({"baselines": {"per-frame": {"guidance_scale": 2.0}, "plug-and-play": {}}})
     torch.manual_seed(0)
     for name, clip in clips.items():
         folders = [f"tune/{name}/source", f"invert/{name}/reconstruction", *(f"edit/{name}/{e}" for e in clip["edits"])]
         folders += [f"ablate/own-frame-attention/33/{name}/{edit}" for edit in clip["edits"]]
+        folders += [
+            f"baseline/{peer}/{name}/{edit}" for peer in ("per-frame", "plug-and-play") for edit in clip["edits"]
+        ]
         for folder in folders:
             write_frames(Path("results") / folder, torch.rand(4, 3, 24, 40))
         Path(f"results/tune/{name}/losses.csv").write_text("step,loss\n1,0.5\n2,0.4\n3,0.3\n")
@@ -111,4 +115,43 @@ def test_variants_are_scored_beside_the_full_method_and_without_a_judge_stay_ope
     assert set(rows) == {"own_frame_attention_frame_consistency", "own_frame_attention_identity_stability"}
     assert rows["own_frame_attention_identity_stability"]["verdict"] == "undecided"
     assert {"one.jpg", "two.jpg", "variants.png"} <= {file.name for file in (path.parent / "figures").iterdir()}
+    assert not [output for output in outputs(path) if output.get("name") == "stderr"]
+
+
+def test_further_seeds_are_nested_in_their_clips_and_the_steps_are_an_axis(project, set_params):
+    set_params({"full": True, "seeds": [34], "full_ablation": {"method": {}, "steps-30": {"tune": {"steps": 30}}}})
+    folders = ["ablate/own-frame-attention/34", "ablate-full/method/33", "ablate-full/method/34"]
+    for folder in [*folders, "ablate-full/steps-30/33", "ablate-full/steps-30/34"]:
+        shutil.copytree("results/edit", Path("results") / folder)
+    shutil.copytree("results/ablate/own-frame-attention/33", "results/ablate/no-tuning/33")
+    set_params({"ablation.no-tuning": {"tune": {"steps": 0}}})
+    path = run_notebook("notebooks/03_ablation.py", "results/notebooks/03_ablation")
+    scores = pd.read_csv(path.parent / "scores.csv")
+    assert scores.groupby("method").size().to_dict() == {
+        "Tune-A-Video": 6, "no-tuning": 3, "own-frame-attention": 6, "steps-30": 6
+    }  # fmt: skip
+    assert (path.parent / "figures/steps.png").exists()
+    assert not [output for output in outputs(path) if output.get("name") == "stderr"]
+
+
+def test_peers_are_scored_beside_the_method_and_a_kept_benchmark_is_read(project):
+    run_notebook("notebooks/04_baselines.py", "results/notebooks/04_baselines")
+    out = Path("results/notebooks/04_baselines")
+    scores = pd.read_csv(out / "scores.csv")
+    names = ["Tune-A-Video", "per-frame", "plug-and-play", "the source clip itself", "one edited frame, repeated"]
+    assert scores.groupby("method", sort=False).size().to_dict() == dict.fromkeys(names, 3)
+    rows = json.loads((out / "metrics.json").read_text())
+    assert len(rows) == 4  # of the paper's two peers one is there, and no judge
+    assert rows["plug_and_play_edit_success_2_clips"]["verdict"] == "undecided"
+    assert not (out / "figures/all-clips.png").exists()
+
+    better = scores.assign(**{"text alignment": scores["method"].eq("Tune-A-Video") * 10.0 + scores.index / 1000})
+    Path("reports/benchmark").mkdir(parents=True)
+    better.to_csv("reports/benchmark/scores.csv", index=False)
+    Path("reports/benchmark/settings.json").write_text(json.dumps({"model": "another"}))
+    path = run_notebook("notebooks/04_baselines.py", out)
+    rows = json.loads((out / "metrics.json").read_text())
+    assert len(rows) == 8 and (out / "figures/all-clips.png").exists()
+    assert rows["plug_and_play_text_alignment_all_2_clips"]["verdict"] == "holds"
+    assert "It was run with other settings of model" in path.read_text()
     assert not [output for output in outputs(path) if output.get("name") == "stderr"]

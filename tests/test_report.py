@@ -91,8 +91,9 @@ def test_the_readme_gets_the_claims_and_keeps_its_own_words(project):
     write_readme(load_params())
     text = Path("README.md").read_text()
     assert text.startswith("before\n<!-- claims -->\n| section") and text.endswith("<!-- end of claims -->\nafter\n")
-    assert "| Edits <follow> their prompt | Gain | 2 dB [1, 3] | at least 0 dB | holds |" in text
-    assert "| Edits move as the source does | The path | not measured | open | undecided |" in text
+    assert "| [02_results](reports/notebooks/02_results.ipynb) | 3 | 1 | 1 | 1 |" in text
+    assert "| Edits <follow> their prompt | Gain | 2 dB [1, 3] | at least 0 dB | **holds** |" in text
+    assert "| Edits move as the source does | The path | not measured | open | **undecided** |" in text
     assert "out of date" not in text
     write_readme(load_params())
     assert Path("README.md").read_text() == text

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from studies.ablation import ablate
+from studies.peers import baseline
 from tav.__main__ import main
 from tav.clip import read_frames
 from tav.config import load_params
 from tav.errors import InputError
-from tav.studies import ablate
 
 VARIANTS = {
     "same": {},
@@ -59,3 +60,23 @@ def test_further_seeds_and_variants_run_only_if_asked(full_method, set_params):
 def test_an_unknown_variant_is_refused_with_those_there_are(full_method):
     with pytest.raises(InputError, match="has no variant slow: its ablation has no-tuning, own"):
         ablate(load_params(), "slow")
+
+
+def test_a_peer_edits_every_clip_by_its_own_settings_and_tunes_nothing(full_method, set_params):
+    drawn = {}
+    for scale in (1.5, 4.0):
+        set_params({"baselines": {"per-frame": {"guidance_scale": scale}}})
+        assert main(["baseline", "per-frame"]) == 0
+        folder = Path("results/baseline/per-frame/square")
+        drawn[scale] = {path.name: read_frames(path) for path in folder.iterdir()}
+    assert set(drawn[4.0]) == set(load_params().clips["square"].edits)
+    assert drawn[4.0]["object"].shape == (4, 3, 32, 32)
+    assert not torch.equal(drawn[1.5]["object"], drawn[4.0]["object"])
+
+
+def test_a_peer_or_a_setting_of_it_that_is_unknown_is_refused_with_those_there_are(full_method, set_params):
+    set_params({"baselines": {"magic": {}, "sdedit": {"strenght": 0.5}}})
+    with pytest.raises(InputError, match="baselines has no method magic: there are per-frame, sdedit"):
+        baseline(load_params(), "magic")
+    with pytest.raises(InputError, match="baselines.sdedit takes guidance_scale, strength, not strenght"):
+        baseline(load_params(), "sdedit")

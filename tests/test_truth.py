@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tav.config import Source
 from tav.errors import InputError
 from tav.judge import Reading, _numbers
 from tav.truth import (
@@ -14,9 +16,11 @@ from tav.truth import (
     asks,
     background_change,
     edit_success,
+    followed,
     identity_stability,
     motion_error,
     read_truth,
+    truth_beside,
     truth_scores,
 )
 
@@ -69,6 +73,7 @@ def test_truth_is_read_at_the_frames_that_the_clip_is_read_at(save):
     assert truth.names == FOX
     assert truth.numbers["x"].tolist() == [0.25 + f / 16 for f in (1, 4, 7)]
     assert truth.numbers["angle"].tolist() == [10, 40, 70] and truth.numbers["size"].tolist() == [0.25] * 3
+    assert truth.things[:, 0].tolist() == [[0.25 + f / 16, 0.5, 0.25, 10.0 * f] for f in (1, 4, 7)]
     assert truth.mask.shape == (3, SIDE, SIDE)
     for mask, f in zip(truth.mask, (1, 4, 7), strict=True):
         expected = torch.zeros(SIDE, SIDE, dtype=torch.bool)
@@ -79,6 +84,7 @@ def test_truth_is_read_at_the_frames_that_the_clip_is_read_at(save):
 def test_several_things_have_a_mean_centre_and_a_spread(save):
     truth = read_truth(save(count=2), F, SIDE)
     assert truth.names["count"] == "2"
+    assert truth.things.shape == (F, 2, 4) and truth.things[..., 1].tolist() == [[0.5, 0.75]] * F
     assert truth.numbers["y"].tolist() == [0.625] * F and truth.numbers["spread"].tolist() == [0.125] * F
     assert truth.mask.any(2)[0].nonzero()[:, 0].tolist() == [*range(16, 32), *range(36, 52)]  # the rows of both
 
@@ -178,6 +184,35 @@ def test_frames_without_a_thing_have_no_error_and_no_motion(truth):
     assert never["motion correlation"] == 0 and math.isnan(never["centre error"])
 
 
+def test_a_clip_that_keeps_to_a_path_follows_it(truth):
+    scores = followed(reading(truth, BUS), truth)
+    assert scores["centre error"] == 0 and scores["mask overlap"] == 1
+    assert scores["motion correlation"] == pytest.approx(1)
+
+
+def test_following_is_in_pixels_and_in_the_share_of_the_masks_that_both_have(truth):
+    aside = truth.mask.roll(8, dims=2)  # things of 16 x 16 pixels: half of each is covered, a third of both
+    seen = replace(reading(truth, BUS, x=truth.numbers["x"] + 8 / SIDE), mask=aside.float())
+    scores = followed(seen, truth)
+    assert scores["centre error"] == pytest.approx(8, abs=1e-4) and scores["mask overlap"] == pytest.approx(1 / 3)
+
+
+def test_frames_without_a_thing_count_in_the_overlap_where_there_should_be_one(truth):
+    half = truth.mask.float()
+    half[: F // 2] = 0.4
+    seen = replace(reading(truth, BUS), mask=half)
+    assert followed(seen, truth)["mask overlap"] == 0.5
+    gone = replace(truth, mask=half > 0.5)
+    assert followed(seen, gone)["mask overlap"] == 1
+    assert math.isnan(followed(replace(seen, mask=half * 0), replace(truth, mask=half > 1))["mask overlap"])
+
+
+def test_truth_is_found_beside_a_clip_and_a_clip_of_ones_own_has_none(save):
+    source = Source(path=str(save()), start=1, stride=3)
+    assert torch.equal(truth_beside(source, 3, SIDE).things, read_truth(source.path, 3, SIDE, 1, 3).things)
+    assert truth_beside(Source(path="footage.mp4", start=0, stride=1), 3, SIDE) is None
+
+
 def test_the_background_is_what_neither_mask_nor_its_margin_shows(truth):
     source, nothing = grey(), torch.zeros(F, SIDE, SIDE)
     assert background_change(source + 10 / 255, source, nothing, truth) == pytest.approx(10, abs=1e-3)
@@ -221,7 +256,7 @@ def test_where_nothing_known_is_asked_success_is_not_a_number_and_motion_still_c
 
 def test_the_prompts_of_the_evaluation_clips_ask_for_what_their_truth_says():
     clips = [json.loads(file.read_text()) for file in sorted((DATA / "clips").glob("*.json"))]
-    assert len(clips) == 50
+    assert len(clips) == 58
     known = [facts for clip in clips for facts in (clip, *clip["edits"].values())]
     answers = {question: sorted({facts[question] for facts in known}) for question in QUESTIONS[:3]}
     for facts in known:

@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from miniature import clips
-from miniature.world import CANVAS, OBJECTS, TRAINED, draw, parse
+from miniature.world import CANVAS, OBJECTS, TRAINED, draw, masks, parse
 
 DATA = Path("data")
 
@@ -34,7 +34,30 @@ def test_the_default_clips_cover_kinds_and_motions_and_are_evaluation_clips():
     assert {"turn", "closer"} <= {facts["motion"] for facts in about}
 
 
-@pytest.mark.parametrize("which", ["evaluation", "development", "default"])
+def test_the_clips_of_several_objects_cover_numbers_and_overlap_and_are_no_others():
+    objects = read("objects")
+    cells = [(facts["count"], facts["overlap"]) for facts in objects["about"].values()]
+    assert sorted(cells) == sorted(2 * [(1, "apart"), (2, "apart"), (2, "crossing")] + [(3, "apart"), (3, "crossing")])
+    assert {facts["kind"] for facts in objects["about"].values()} == {"animal", "vehicle", "person"}
+    assert objects["clips"].keys().isdisjoint([*read("evaluation")["clips"], *read("development")["clips"]])
+    for name, clip in objects["clips"].items():
+        source = parse(clip["caption"])
+        assert list(clip["edits"]) == ["object", "place"] and source["object"] in TRAINED
+        assert {key: objects["about"][name][key] for key in ("object", "count")}.items() <= source.items()
+
+
+def test_things_that_cross_hide_each_other_and_things_apart_do_not():
+    for number, group in enumerate(clips.GROUPS):
+        planned = clips._group(*group, number)
+        published = truth(planned["name"])
+        assert [list(map(list, things)) for things in planned["frames"]] == published["frames"]
+        drawn = [masks(scene, CANVAS) > 0.5 for scene in clips.scenes(published)]
+        seen = np.stack(drawn).sum((2, 3))
+        hidden = 1 - (seen / seen.max(0)).mean(1)
+        assert (hidden.max() > 0.25) if published["overlap"] == "crossing" else (hidden.max() < 0.03)
+
+
+@pytest.mark.parametrize("which", ["evaluation", "development", "default", "objects"])
 def test_an_edit_asks_for_trained_objects_and_changes_what_its_name_says(which):
     for clip in read(which)["clips"].values():
         source = parse(clip["caption"])

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,12 @@ from torch.nn.functional import mse_loss
 
 from miniature import control
 from miniature import fit as loop
+from miniature.clips import scenes
 from miniature.world import background, draw, masks, random_scene
+from tav.clip import read_clip
+from tav.control import CENTRE, HAND, HEAD, condition, draw_pose
 from tav.judge import Judge
+from tav.truth import read_truth
 
 CPU, PUBLISHED, STAGES = torch.device("cpu"), Path("models/miniature"), list(control.FOLDERS)
 SETTINGS = dict(pictures=24, batch=8, learning_rate=1e-3, warmup=2, average=0.9, seed=5, save_every=1, shards=1,
@@ -170,9 +175,9 @@ def test_edges_run_along_the_mask():
     "angle, up, right", [(0, (32, 16), (48, 32)), (90, (48, 32), (32, 48)), (-90, (16, 32), (32, 16))]
 )
 def test_keypoints_tell_place_size_and_angle(angle, up, right):
-    drawn = control.pose(((0.5, 0.5, 0.5, angle),))
+    drawn = draw_pose(((0.5, 0.5, 0.5, angle),))
     assert not drawn[:8].any() and not drawn[:, :8].any()
-    for (x, y), colour in (((32, 32), control.CENTRE), (up, control.HEAD), (right, control.HAND)):
+    for (x, y), colour in (((32, 32), CENTRE), (up, HEAD), (right, HAND)):
         assert np.abs(drawn[y, x].astype(int) - colour).max() <= 40, (x, y)
 
 
@@ -180,15 +185,28 @@ def test_the_keypoints_turn_as_the_picture_turns():
     scene, drawn = replace(random_scene(np.random.default_rng(6)), object="wizard", style="cartoon"), {}
     for angle in (0, 90):
         turned = replace(scene, things=((0.5, 0.5, 0.7, angle),))
-        drawn[angle] = control.mask(masks(turned)) > 0, control.pose(turned.things).astype(int)
+        drawn[angle] = control.mask(masks(turned)) > 0, draw_pose(turned.things).astype(int)
     for number, most in ((0, 0.03), (1, 2)):  # a quarter clockwise
         assert np.abs(np.rot90(drawn[0][number], -1).astype(int) - drawn[90][number]).mean() < most
         assert np.abs(np.rot90(drawn[0][number]).astype(int) - drawn[90][number]).mean() > 2 * most
 
 
 def test_keypoints_outside_the_frame_are_left_out():
-    assert control.pose(((0.0, 0.5, 0.5, 0.0), (1.2, 0.5, 0.3, 0.0))).any()
-    assert not control.pose(((1.5, 0.5, 0.3, 0.0),)).any()
+    assert draw_pose(((0.0, 0.5, 0.5, 0.0), (1.2, 0.5, 0.3, 0.0))).any()
+    assert not draw_pose(((1.5, 0.5, 0.3, 0.0),)).any()
+
+
+def test_the_conditions_of_a_clip_are_those_that_its_scenes_had_in_training():
+    path, clip = Path("data/clips/fox-running.mp4"), json.loads(Path("data/clips/fox-running.json").read_text())
+    frames, truth = (read_clip(path, 8, 64, stride=2) + 1) / 2, read_truth(path, 8, 64, stride=2)
+    drawn = [control.conditions(scene, draw(scene)) for scene in list(scenes(clip))[:16:2]]
+    differs = {}
+    for kind in STAGES:
+        trained = control.as_input(torch.from_numpy(np.stack([each[kind] for each in drawn]))) > 0.5
+        shown = condition(kind, frames, truth) > 0.5
+        differs[kind] = (trained ^ shown).sum().item() / trained.sum().item()
+    assert differs["pose"] == 0 and differs["mask"] < 0.04  # masks are kept in one bit, frames are compressed
+    assert differs["edges"] < 0.2
 
 
 @pytest.mark.skipif(not (PUBLISHED / "judge").exists(), reason="no judge is published")

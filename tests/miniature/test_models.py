@@ -65,8 +65,9 @@ def test_standardising_latents_does_not_change_the_picture():
 @pytest.mark.parametrize("interrupted_after", [1, 3])
 def test_interrupted_training_ends_with_the_same_bytes(tmp_path, monkeypatch, interrupted_after):
     settings = dict(
-        pictures=20, batch=4, learning_rate=0.01, warmup=2, average=0.9, seed=7, save_every=1, before={"pictures": 8}
-    )
+        pictures=20, batch=4, learning_rate=0.01, warmup=2, average=0.9, seed=7, save_every=1,
+        before={"pictures": 8, "seconds": 3, "losses": [[8, 0.9]]},
+    )  # fmt: skip
 
     def loss(model, rng, generator):
         numbers = torch.from_numpy(rng.normal(size=(settings["batch"], 3))).float()
@@ -77,9 +78,20 @@ def test_interrupted_training_ends_with_the_same_bytes(tmp_path, monkeypatch, in
         for limit in limits:
             torch.manual_seed(1)
             model = loop.fit("small", torch.nn.Linear(3, 2), loss, settings, limit)
-        assert loop.progress("small", settings)["pictures"] == 28
-        return model.state_dict()["weight"], next((tmp_path / folder).glob("small-*.csv")).read_text()
+        return model.state_dict()["weight"], loop.progress("small", settings)
 
-    whole, log = run("whole", [float("inf")])
-    pieces, same_log = run("pieces", [-1.0] * interrupted_after + [float("inf")])
-    assert torch.equal(whole, pieces) and log == same_log
+    whole, seen = run("whole", [float("inf")])
+    pieces, also_seen = run("pieces", [-1.0] * interrupted_after + [float("inf")])
+    assert torch.equal(whole, pieces) and seen["losses"] == also_seen["losses"]
+    assert seen["pictures"] == 28 and [pictures for pictures, _ in seen["losses"]] == [8, 12, 16, 20, 24, 28]
+
+
+def test_a_run_whose_losses_are_gone_goes_on_without_them(tmp_path, monkeypatch):
+    settings = dict(pictures=3, batch=1, learning_rate=0.01, warmup=1, average=0.9, seed=7, save_every=1)
+    monkeypatch.setattr(loop, "STATE", tmp_path)
+    model = torch.nn.Linear(3, 2)
+    for limit in (-1.0, float("inf")):
+        loop.fit("small", model, lambda model, *_: model(torch.ones(3)).square().mean(), settings, limit)
+        seen = loop.progress("small", settings)
+        next(tmp_path.glob("small-*.csv")).unlink()
+    assert seen["pictures"] == 3 and [pictures for pictures, _ in seen["losses"]] == [2, 3]

@@ -10,6 +10,7 @@ from torch.nn.functional import mse_loss
 from miniature import clips, video
 from miniature import fit as loop
 from miniature.control import Captioned
+from miniature.unet import scheduler
 from miniature.world import OBJECTS, TRAINED, TRAINING_VARIANTS, draw, parse
 from tav.judge import Judge
 from tests.miniature.test_control import CPU, PUBLISHED, tiny_models, tiny_unet
@@ -93,6 +94,14 @@ def test_the_published_folder_is_a_motion_adapter_that_the_stock_pipeline_sample
     torch.testing.assert_close(frames[1:], alone, atol=1e-4, rtol=0)
 
 
+def test_sampling_removes_noise_as_training_added_it(models):
+    video.build(tiny_unet()).save_pretrained(models / video.FOLDER)
+    adapter = MotionAdapter.from_pretrained(models / video.FOLDER)
+    sampling, training = AnimateDiffPipeline.from_pretrained(models, motion_adapter=adapter).scheduler, scheduler()
+    assert type(sampling) is type(training) and sampling.config.prediction_type == "v_prediction"
+    assert torch.equal(sampling.alphas_cumprod, training.alphas_cumprod)
+
+
 def test_a_shard_holds_its_clips_and_their_captions(models):
     data = Captioned(video.encode(1, models, CPU), ["latents"], models, CPU)
     rng = np.random.default_rng([video.SEED, 0])
@@ -126,4 +135,5 @@ def test_the_judge_reads_drawn_clips_as_one_thing_that_moves(models, monkeypatch
     video.train({**SETTINGS, "pictures": 16}, models, CPU)
     found = video.measure(models, CPU, Judge.load(PUBLISHED / "judge", "cpu"))
     assert found["drawn"]["right"] > 80 > found["sampled"]["right"]
+    assert found["drawn"]["motion"] > 60 > found["sampled"]["motion"]
     assert found["drawn"]["turn_px"] < found["drawn"]["step_px"]

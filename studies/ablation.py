@@ -1,4 +1,4 @@
-"""The stages that compare: ablations, and what they share with the full method is taken from its results."""
+"""Section 5.3: variants of the method, which take what they share with the full method from its results."""
 
 from itertools import product
 from pathlib import Path

@@ -1,0 +1,192 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 5. Several objects
+#
+# **Question.** Does the method fail with several objects, and where they occlude each other? Does a condition help?
+#
+# **Claim** (paper, section 6). Clips of several objects, especially of objects that occlude each other, are where it
+# fails, which the paper puts down to the image model. It suggests conditions such as depth, and shows none.
+#
+# The clips of `objects` in `params.yaml` show one, two or three things that travel side by side or pass over each
+# other. Each was tuned and inverted as any other clip, and its edits were sampled without a condition and under every
+# kind of `control`, drawn from the source clip: its edges, the mask of its things, and their pose.
+
+# %%
+# ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
+import os
+from pathlib import Path
+
+os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "dvc.yaml").exists()))
+
+# %%
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+from scipy import stats
+
+from tav import figures
+from tav.clip import read_frames
+from tav.config import load_params
+from tav.evaluate import SOURCE, Evaluator, gains, means
+from tav.objects import count_error, crowd
+from tav.score import Interval, decide, evidence, write_metrics
+
+# %% [markdown]
+# ## Parameters
+
+# %% tags=["parameters"]
+out = "results/notebooks/05_multi_object"  # where figures, scores and metrics go
+shown_frames = 8  # of a strip
+apart = 0.05  # the share of things that is hidden, up to which they count as apart
+
+# %% [markdown]
+# ## The clips
+#
+# *Hidden* is the share of the things' area that other things cover, over all frames, from the masks of the drawn clips.
+
+# %%
+params = load_params()
+entries = {n: e.model_copy(update={"edits": e.edits | {"caption": e.caption}}) for n, e in params.objects.items()}
+params = params.model_copy(update={"clips": entries})
+crowds = [{"clip": clip} | crowd(entry.source) for clip, entry in params.objects.items()]
+crowds = pd.DataFrame(crowds, columns=["clip", "things", "hidden"]).set_index("clip").astype(float)
+crowds = crowds.sort_values(["things", "hidden"], kind="stable")
+display(crowds.assign(caption={clip: entry.caption for clip, entry in params.objects.items()}).round(2))
+
+# %%
+folder = Path("results/objects")
+kinds = {"no condition": "edit"} | {kind: kind for kind in params.control}
+edits = [(clip, edit) for clip, entry in params.objects.items() for edit in entry.edits]
+methods = {name: [pair for pair in edits if (folder / pair[0] / kind).exists()] for name, kind in kinds.items()}
+methods = {
+    name: {(clip, edit): read_frames(folder / clip / kinds[name] / edit) for clip, edit in pairs}
+    for name, pairs in methods.items()
+}
+
+# %%
+evaluator = Evaluator(params, source=lambda clip: read_frames(folder / clip / "source"))
+methods[SOURCE] = {(clip, "caption"): evaluator.source(clip) for clip in params.objects}
+scores = evaluator.table(methods).join(crowds, on="clip")
+where = scores[["method", "clip", "edit"]].itertuples(index=False)
+counted = [count_error(evaluator.judge, methods[m][c, e], params.clips[c].edits[e]) for m, c, e in where]
+scores = scores.assign(**{"count error": counted, "identity error": 1 - scores.get("right object", np.nan)}).round(4)
+scores.to_csv(f"{out}/scores.csv", index=False)
+
+# %% [markdown]
+# ## Errors by number and occlusion
+#
+# *Count error*: how many things too many or too few the judge reads in a frame, on average. *Identity error*: the
+# share of frames whose object is not read as asked. *Edit success*: the share of frames whose object, style, place and
+# count all are. The judge errs too where things cover each other: the source clips, scored by their own captions, show
+# how much. What an edit has beyond that is its own.
+
+# %%
+errors = ["count error", "identity error"]
+judged = [measure for measure in [*errors, "edit success"] if measure in scores and scores[measure].notna().any()]
+kind_of = crowds["hidden"].map(lambda share: "apart" if share <= apart else "crossing", na_action="ignore")
+group = crowds["things"].map("{:.0f}".format) + " " + kind_of
+table = scores.assign(things=scores["clip"].map(group)).groupby(["things", "method"], sort=False)[judged].mean()
+if judged:
+    display(table.unstack("method").round(2).sort_index())
+
+# %% [markdown]
+# Every clip, the mean of its edits without a condition, by its number of things and the share of them that is hidden:
+
+# %%
+labels = crowds.apply(lambda row: f"{row.name}: {row['things']:.0f}, {row['hidden']:.0%} hidden", axis=1)
+by_clip = scores.set_index("clip").loc[crowds.index].assign(clip=labels).reset_index(drop=True)
+of_edits, of_source = (by_clip[by_clip["method"] == method] for method in ("no condition", SOURCE))
+panels = means(of_edits.assign(method=of_edits["clip"]), judged)
+if "count error" in panels:
+    panels |= {"count error of the source": means(of_source.assign(method=of_source["clip"]), judged)["count error"]}
+    figures.show(figures.intervals(panels, "By clip, without a condition"), f"{out}/figures/clips.png")
+
+# %% [markdown]
+# ## With a condition
+#
+# Means over the edits of the clips of several things, with 95 % intervals that resample the clips.
+
+# %%
+several = scores[scores["things"] > 1]
+shown = [m for m in (*judged, "identity stability", "motion correlation") if m in several and several[m].notna().any()]
+if shown:
+    title = f"{several['clip'].nunique()} clips of two and three things"
+    figures.show(figures.intervals(means(several, shown), title), f"{out}/figures/conditions.png")
+
+# %%
+measures = [m for m in ("centre error", "motion fidelity", "frame consistency", "text alignment") if m in scores]
+for name, chosen in (("all clips", scores), ("several things", several)):
+    if len(chosen):
+        display(pd.DataFrame(means(chosen, [*shown, *measures])).map("{:.2f}".format).rename_axis(name))
+
+# %% [markdown]
+# ## Every clip
+#
+# Of clip number i its edit number i, counted round: by their place in `params.yaml`, not by eye.
+
+# %%
+indices = figures.pick_frames(params.clip.num_frames, shown_frames)
+for number, (clip, entry) in enumerate(params.objects.items()):
+    edit, prompt = list(entry.edits.items())[number % len(entry.edits)]
+    rows = {"source": evaluator.source(clip)}
+    rows |= {name: drawn[clip, edit] for name, drawn in methods.items() if (clip, edit) in drawn}
+    figures.show(figures.strip(rows, indices, title=f"{clip}: {prompt}"), f"{out}/figures/{clip}.jpg")
+
+# %% [markdown]
+# ## Evidence
+#
+# An error grows by the slope of a straight line through the clips' errors without a condition, each the mean of its
+# edits less the judge's own error on the source; its interval is Student's, the clips being the sample. Occlusion is
+# asked of the clips of several things alone. What a condition lowers an error by is paired: the same clip, edit prompt
+# and noise with and without.
+
+# %%
+own = scores[scores["method"] == SOURCE].set_index("clip")[errors]
+beyond = scores[scores["method"] == "no condition"].groupby("clip")[errors].mean() - own
+beyond = beyond.join(crowds.assign(hidden=10 * crowds["hidden"]))
+slopes = {}
+for error, by in [(error, by) for error in errors for by in ("things", "hidden")]:
+    found = beyond[beyond["things"] > (1 if by == "hidden" else 0)][[by, error]].dropna()
+    if len(found) > 2 and found[error].nunique() > 1 and found[by].nunique() > 1:
+        line = stats.linregress(found[by], found[error])
+        reach = stats.t.ppf(0.975, len(found) - 2) * line.stderr
+        slopes[error, by] = Interval(line.slope, line.slope - reach, line.slope + reach)
+
+# %%
+rows = {}
+for error in errors:
+    name, text = error.replace(" ", "_"), f"{error.capitalize()} beyond the judge's own"
+    claim = f"The {error} grows with the number of objects"
+    rows[f"{name}_number"] = decide(claim, f"{text}, per thing more", slopes.get((error, "things")), at_least=0)
+    claim = f"The {error} grows where objects occlude each other"
+    rows[f"{name}_occlusion"] = decide(claim, f"{text}, per 10 % hidden", slopes.get((error, "hidden")), at_least=0)
+
+# %%
+for kind, error in [(kind, error) for kind in params.control for error in errors]:
+    lowered = gains(several, error, "no condition", kind) if len(methods[kind]) and several[error].any() else None
+    claim, measure = f"With several objects a condition lowers the {error}", f"What the condition {kind} lowers it by"
+    rows[f"{error.replace(' ', '_')}_{kind}"] = decide(claim, measure, lowered, at_least=0)
+
+# %%
+write_metrics(f"{out}/metrics.json", rows)
+display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
+
+# %% [markdown]
+# ## Limits
+#
+# - Eight clips, two of one thing, four of two and two of three, half of those of several crossing: few for an
+#   interval, and too few to tell number and occlusion from the kind of object and the style. What stays undecided here
+#   is not thereby refuted.
+# - The judge counts to three. Where things cover each other it often reads too few, on source clips too. A right edit
+#   of such a frame cannot be told from a wrong one, and the error beyond the judge's own may be too small.
+# - The image model has seen three things in one arrangement only, and several in a quarter of its pictures.
+# - Edges, mask and pose are of the source clip, the last two from its truth: in real footage a detector would have to
+#   find them. Edges keep the shape of the old object, which an edit of the object is to change.
+# - The paper suggests depth, which this flat world does not have; and it shows no numbers to compare with.

@@ -1,0 +1,201 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 6. Control
+#
+# **Question.** Do ControlNet and T2I-Adapter combine with a tuned model with no further training?
+#
+# **Claim** (paper, section 4). A model tuned on one clip stays open to what was made for the image model: a control
+# shown one condition per frame leads the clip that is drawn, and the edit is still what its prompt says.
+#
+# The controls of `params.yaml` were trained on single pictures for the image model, before any clip was seen. The stage
+# `control` used them as they are on every tuned model. Two things are asked of them:
+#
+# - **own**: every edit from the clip's inverted noise, under the condition of its own source. Is anything lost against
+#   the edit without control?
+# - **other**: each clip's first edit from random noise, which holds no motion, under the condition of the *next* clip
+#   of `params.yaml`. Do the drawn things go where that clip's things go?
+
+# %%
+# ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
+import os
+from pathlib import Path
+
+os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "dvc.yaml").exists()))
+
+# %%
+import pandas as pd
+from IPython.display import Markdown, display
+
+from studies.control import next_clip
+from tav import figures
+from tav.clip import read_frames
+from tav.config import load_params
+from tav.evaluate import METHOD, Evaluator, edits_in, gains, means
+from tav.score import decide, evidence, write_metrics
+from tav.truth import followed, truth_beside
+
+# %% [markdown]
+# ## Parameters
+
+# %% tags=["parameters"]
+out = "results/notebooks/06_control"  # where figures, scores and metrics go
+shown_frames = 4  # of a strip
+
+# %% [markdown]
+# ## What was sampled
+
+# %%
+params, results = load_params(), Path("results/control")
+kinds = [kind for kind in params.control if (results / kind / "own").exists()]
+following = {clip: next_clip(params, clip) for clip in params.clips}
+count = sum(len(entry.edits) for entry in params.clips.values())
+setting = f"{params.edit.steps} DDIM steps, guidance {params.edit.guidance_scale:g}"
+display(Markdown(f"{len(params.clips)} clips with {count} edits, {setting}, without control and under that of:"))
+display(pd.Series({kind: params.control[kind] for kind in kinds}, name="model", dtype=str).to_frame())
+
+# %% [markdown]
+# Edges are Canny's, of the source frames. Masks and keypoints are drawn from what is known of a clip (its truth), so
+# that a clip without truth has edges only.
+
+# %%
+folders = [folder for folder in sorted(results.glob("*/o*/*/*")) if folder.is_dir()]  # kind, own or other, clip, edit
+drawn = {folder.relative_to(results).parts: read_frames(folder) for folder in folders}
+edits = edits_in(params, "results/edit")
+methods = {METHOD: edits}
+for kind in kinds:
+    methods[kind] = {pair: drawn[kind, "own", *pair] for pair in edits if (kind, "own", *pair) in drawn}
+
+# %% [markdown]
+# ## Is the condition followed?
+#
+# The judge reads off every frame where the things are. *Centre error* is how far their centre is from where the
+# condition's clip has it, in pixels of a frame of 64; *mask overlap* is the intersection over union of the pixels that
+# show a thing, there and here; *motion correlation* compares the whole path (1: the same motion, 0: none of it).
+
+# %%
+evaluator = Evaluator(params)
+size = params.clip.num_frames, params.clip.size
+truths = {clip: truth_beside(entry.source, *size) for clip, entry in params.clips.items()}
+cases = [(*place, frames, following[place[2]] if place[1] == "other" else place[2]) for place, frames in drawn.items()]
+cases += [("none", "own", *pair, frames, pair[0]) for pair, frames in edits.items()]
+read = [case for case in cases if evaluator.judge and truths[case[-1]]]
+
+# %%
+columns = ["method", "whose", "clip", "edit", "centre error", "mask overlap", "motion correlation"]
+paths = [followed(evaluator.judge.read(frames), truths[shown]) for *_, frames, shown in read]
+paths = pd.DataFrame(
+    [dict(zip(columns, case[:4], strict=False)) | path for case, path in zip(read, paths, strict=True)],
+    columns=columns,
+)
+paths = paths.sort_values("method", key=lambda names: names.map(["none", *kinds].index), kind="stable").round(4)
+paths.to_csv(f"{out}/paths.csv", index=False)
+
+# %%
+titles = {"other": "From random noise, under the next clip's condition", "own": "Under the clip's own condition"}
+tables = {whose: paths[paths.whose == whose] for whose in titles}
+for whose, title in titles.items():
+    if len(tables[whose]):
+        chart = figures.intervals(means(tables[whose], columns[4:]), title)
+        figures.show(chart, f"{out}/figures/{whose}.png")
+
+# %% [markdown]
+# ## What is lost?
+#
+# Every edit under its clip's own condition, less the same edit without control: means with 95 % intervals that resample
+# the clips.
+
+# %%
+scores = evaluator.table(methods).round(4)
+scores.to_csv(f"{out}/scores.csv", index=False)
+wanted = ["edit success", "identity stability", "frame consistency", "text alignment", "motion correlation"]
+measures = [measure for measure in wanted if measure in scores and scores[measure].notna().any()]
+display(pd.DataFrame(means(scores, measures)).map("{:.2f}".format).rename_axis("method"))
+
+# %%
+lost = {measure: {kind: gains(scores, measure, kind, METHOD) for kind in kinds} for measure in measures}
+if kinds:
+    chart = figures.intervals(lost, "Gained (above 0) or lost by control, under the own condition")
+    figures.show(chart, f"{out}/figures/lost.png")
+
+# %% [markdown]
+# ## Under the own condition
+#
+# Clip number i shows its edit number i, counted round: chosen by their place in `params.yaml`, not by eye.
+
+# %%
+indices = figures.pick_frames(params.clip.num_frames, shown_frames)
+for number, (clip, entry) in enumerate(params.clips.items()):
+    edit, prompt = list(entry.edits.items())[number % len(entry.edits)]
+    strip = {"source": evaluator.source(clip), "edit without control": edits[clip, edit]}
+    for kind in (kind for kind in kinds if (kind, "own", clip, edit) in drawn):
+        strip[f"condition: {kind}"] = read_frames(results / kind / "condition" / clip)
+        strip[f"under {kind}"] = drawn[kind, "own", clip, edit]
+    figures.show(figures.strip(strip, indices, title=f"{clip}: {prompt}"), f"{out}/figures/{clip}.jpg")
+
+# %% [markdown]
+# ## Under another clip's condition
+#
+# The first edit of every clip. The first row is the clip whose condition was given, the second what the same random
+# noise becomes without one.
+
+# %%
+for clip, edit in [pair for pair in edits if ("none", "other", *pair) in drawn]:
+    shown = following[clip]
+    strip = {f"source: {shown}": evaluator.source(shown), "without control": drawn["none", "other", clip, edit]}
+    for kind in (kind for kind in kinds if (kind, "other", clip, edit) in drawn):
+        strip[f"condition: {kind}"] = read_frames(results / kind / "condition" / shown)
+        strip[f"under {kind}"] = drawn[kind, "other", clip, edit]
+    title = f"{clip}: {params.clips[clip].edits[edit]}"
+    figures.show(figures.strip(strip, indices, title=title), f"{out}/figures/{clip}-other.jpg")
+
+# %% [markdown]
+# ## Evidence
+#
+# Differences are paired: the same clip, prompt and noise with and without control.
+
+# %%
+path = "Under another clip's {}, things are drawn nearer to where that clip has them"
+cover = "Under another clip's {}, what is drawn coincides more with that clip's things"
+same = "The edit is still what its prompt says under its own clip's {}"
+plural = {"edges": "edges", "mask": "masks", "pose": "keypoints"}
+rows, table = {}, tables["other"]
+
+# %%
+for kind in kinds:
+    known = {"none", kind} <= set(table.method)
+    gain = gains(table, "centre error", "none", kind) if known else None
+    measure = f"Centre error without control above that under {kind}, in pixels of 64"
+    rows[f"other_{kind}_centre_error"] = decide(path.format(plural[kind]), measure, gain, at_least=0)
+    gain = gains(table, "mask overlap", kind, "none") if known else None
+    measure = f"Mask overlap under {kind} above that without control"
+    rows[f"other_{kind}_mask_overlap"] = decide(cover.format(plural[kind]), measure, gain, at_least=0)
+
+# %%
+for kind in kinds:
+    loss = lost["edit success"][kind] if "edit success" in measures else None
+    measure = f"Edit success gained over the edit without control under {kind}"
+    margin = params.margins.control_loss
+    rows[f"own_{kind}_edit_success"] = decide(same.format(plural[kind]), measure, loss, at_least=-margin)
+
+# %%
+write_metrics(f"{out}/metrics.json", rows)
+display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
+
+# %% [markdown]
+# ## Limits
+#
+# - Where no judge or no truth is (real footage), whether a condition is followed stays undecided: look at the strips.
+# - Masks and keypoints come from what is known of the drawn clips. For real footage they would come from a detector,
+#   whose errors are then part of the result.
+# - A clip's own condition tells what its inverted noise tells already: that it costs nothing says more than that it
+#   helps.
+# - Edges hold the shapes of the source as well as its path: an edit to another object or place has to disagree.
+# - One seed of the random noise, one strength of the control, no further training of anything.
+# - The paper shows single examples of such combinations and gives no numbers.

@@ -1,0 +1,1 @@
+"""The stages that compare, a module per section of the paper; notebooks score and draw what they leave in results/."""

@@ -1,0 +1,72 @@
+"""Clips of several things (section 6): edited with and without a condition, and how much of the things is hidden."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import reduce
+from PIL import Image
+
+from tav.clip import write_frames
+from tav.config import Params, Source
+from tav.control import condition, load_control, sample_controlled
+from tav.stages import RESULTS, fingerprint, label, load_model, read_source, replacing, sample_edits, tune_with_progress
+from tav.truth import asks, truth_beside
+
+
+def objects(params: Params) -> None:
+    """Tunes on every clip of params.objects and samples its edits, into results/objects/<clip>/{source, edit, <kind>}.
+
+    edit: without control; <kind>: under each of params.control, from the same noise; edges only if no truth is known.
+    An interrupted stage finds the tunings that it had done.
+    """
+    params, states = params.model_copy(update={"clips": params.objects}), []
+    with replacing(RESULTS / "objects") as folder:
+        for name in params.clips:
+            states.append(Path(".state/objects") / f"{name}-{fingerprint(params, name)}.safetensors")
+            _edit(params, name, states[-1], folder / name)
+    for state in states:
+        state.unlink(missing_ok=True)
+
+
+def _edit(params: Params, name: str, state: Path, folder: Path) -> None:
+    clip, entry, pipe = read_source(params, name), params.clips[name], load_model(params)
+    posterior, frames = pipe.encode_posterior(clip), (clip + 1) / 2
+    tune_with_progress(pipe, posterior, params, name, state)
+    label(pipe, f"invert {name}")
+    noise = pipe.invert(pipe.scale(posterior.mode()), num_inference_steps=params.invert.steps)
+    write_frames(folder / "source", frames)
+    sample_edits(pipe, params, name, noise, folder / "edit")
+    if params.edit.noise == "random":  # as sample_edits draws it
+        noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(params.tune.seed))
+    settings = {"guidance_scale": params.edit.guidance_scale, "negative_prompt": params.edit.negative_prompt}
+    truth = truth_beside(entry.source, params.clip.num_frames, params.clip.size)
+    for kind in (kind for kind in params.control if truth or kind == "edges"):
+        control, shown = load_control(params.control[kind], pipe), condition(kind, frames, truth)
+        for edit, prompt in entry.edits.items():
+            label(pipe, f"edit {name} {edit} {kind}")
+            drawn = sample_controlled(pipe, control, shown, prompt, noise, params.edit.steps, **settings)
+            write_frames(folder / kind / edit, drawn)
+
+
+def crowd(source: Source) -> dict[str, float]:
+    """How many "things" a clip shows, and the share of them that is "hidden", 0 to 1; nothing if no truth is known.
+
+    A thing's visible area, for its size, is compared with the most that it has in any frame of the clip.
+    """
+    truth, sheet = (Path(source.path).with_suffix(end) for end in (".json", ".masks.png"))
+    if not truth.exists():
+        return {}
+    sizes = np.array(json.loads(truth.read_text())["frames"])[..., 2]  # f k
+    visible = np.asarray(Image.open(sheet).convert("L")) / 255
+    seen = reduce(visible, "(k h) (f w) -> f k", "sum", f=len(sizes), k=sizes.shape[1]) / sizes**2
+    return {"things": sizes.shape[1], "hidden": float(1 - (seen / seen.max(0)).mean())}
+
+
+def count_error(judge, frames: torch.Tensor, prompt: str) -> float:
+    """How many things too many or too few frames f 3 h w in [0, 1] show on average; nan where that cannot be read."""
+    asked = asks(prompt, judge.answers) if judge else None
+    read = judge.read(frames).names["count"] if asked else []
+    return sum(abs(int(count) - int(asked["count"])) for count in read) / len(read) if read else math.nan

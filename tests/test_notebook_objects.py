@@ -1,0 +1,111 @@
+"""Notebook 05 executed at a tiny scale: a clip of one thing, one of two apart and one of two that cross."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tav.clip import read_frames, write_frames
+from tav.notebook import run_notebook
+from tests.tiny_clip import save_clip
+
+ROOT = Path(__file__).parent.parent
+CENTRES = {
+    "one": [[0.5]] * 4,
+    "apart": [[0.25, 0.75]] * 4,
+    "crossing": [[0.25, 0.75], [0.4, 0.6], [0.5, 0.5], [0.6, 0.4]],
+}
+CLAIMS = {f"{error}_error_{of}" for error in ("count", "identity") for of in ("number", "occlusion", "edges", "mask")}
+
+
+@pytest.fixture
+def project(workplace, set_params, monkeypatch):
+    """The folder of a run whose sampling is done; under a mask, edits are the source clip itself."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    save_clip(Path("clip"))
+    objects = {
+        name: {
+            "source": {"path": f"{name}.mp4", "start": 0, "stride": 1},
+            "caption": f"a cartoon of {'a fox' if name == 'one' else 'two foxes'} crossing in the snow",
+            "edits": {
+                "object": "a cartoon of two cars crossing in the snow",
+                "place": "a cartoon of two foxes at sunset",
+            },
+        }
+        for name in CENTRES
+    }
+    set_params({"objects": objects, "control": {"edges": "control", "mask": "control"}, "score.clip_model": "clip"})
+    torch.manual_seed(0)
+    for name, centres in CENTRES.items():
+        save_truth(name, centres)
+        write_frames(f"results/objects/{name}/source", torch.rand(4, 3, 32, 32))
+        for kind in ("edit", "edges"):
+            for edit in ("object", "place"):
+                write_frames(f"results/objects/{name}/{kind}/{edit}", torch.rand(4, 3, 32, 32))
+        for edit in ("object", "place"):
+            write_frames(f"results/objects/{name}/mask/{edit}", read_frames(f"results/objects/{name}/edit/{edit}"))
+    Path("dvc.yaml").write_text("stages: {}\n")
+    shutil.copytree(ROOT / "notebooks", "notebooks")
+    return workplace
+
+
+def save_truth(name, centres, tile=32):
+    sheet = np.zeros((len(centres[0]), tile, len(centres), tile), np.uint8)
+    for f, xs in enumerate(centres):
+        for k, x in enumerate(xs):
+            columns = slice(round(x * tile) - 4, round(x * tile) + 4)
+            sheet[:, 8:16, f, columns] = 0
+            sheet[k, 8:16, f, columns] = 255
+    Image.fromarray(sheet.reshape(-1, len(centres) * tile)).save(f"{name}.masks.png")
+    truth = {"object": "fox", "style": "cartoon", "place": "snow", "count": len(centres[0])}
+    truth["frames"] = [[[x, 0.375, 0.25, 0.0] for x in xs] for xs in centres]
+    Path(f"{name}.json").write_text(json.dumps(truth))
+
+
+def run():
+    path = run_notebook("notebooks/05_multi_object.py", "results/notebooks/05_multi_object")
+    assert not [
+        output
+        for cell in nbformat.read(path, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr"
+    ]
+    return path.parent, json.loads((path.parent / "metrics.json").read_text())
+
+
+def test_every_condition_is_held_against_none_and_the_source_shows_the_judges_own_error(project, set_params):
+    set_params({"score.judge": str(ROOT / "models/miniature/judge")})
+    out, rows = run()
+    scores = pd.read_csv(out / "scores.csv")
+    assert scores.groupby("method", sort=False).size().to_dict() == {
+        "no condition": 6, "edges": 6, "mask": 6, "the source clip itself": 3
+    }  # fmt: skip
+    facts = scores.groupby("clip")[["things", "hidden"]].first()
+    assert facts["things"].to_dict() == {"one": 1, "apart": 2, "crossing": 2}
+    assert facts["hidden"]["apart"] == 0 < 0.05 < facts["hidden"]["crossing"]
+    assert scores[["count error", "identity error"]].notna().all(axis=None)
+    assert set(rows) == CLAIMS
+    assert rows["count_error_occlusion"]["verdict"] == "undecided"  # a slope through two clips has no interval
+    assert rows["count_error_mask"]["value"] == rows["identity_error_mask"]["value"] == 0  # the same edits again
+    figures = {file.name for file in (out / "figures").iterdir()}
+    assert figures == {"one.jpg", "apart.jpg", "crossing.jpg", "clips.png", "conditions.png"}
+
+
+def test_without_a_judge_every_claim_stays_open_and_the_clips_are_shown(project):
+    out, rows = run()
+    assert set(rows) == CLAIMS and {row["verdict"] for row in rows.values()} == {"undecided"}
+    assert {"one.jpg", "apart.jpg", "crossing.jpg"} <= {file.name for file in (out / "figures").iterdir()}
+
+
+def test_clips_of_ones_own_need_no_truth_and_no_mask(project):
+    for name in CENTRES:
+        Path(f"{name}.json").unlink()
+        shutil.rmtree(f"results/objects/{name}/mask")
+    out, rows = run()
+    assert set(rows) == CLAIMS and {row["value"] for row in rows.values()} == {None}
