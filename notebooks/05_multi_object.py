@@ -31,11 +31,11 @@ import pandas as pd
 from IPython.display import Markdown, display
 from scipy import stats
 
+from studies.objects import count_error, crowd
 from tav import figures
 from tav.clip import read_frames
 from tav.config import load_params
 from tav.evaluate import SOURCE, Evaluator, gains, means
-from tav.objects import count_error, crowd
 from tav.score import Interval, decide, evidence, write_metrics
 
 # %% [markdown]

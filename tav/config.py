@@ -125,6 +125,8 @@ class Margins(Section):
     edit_success: float
     motion_correlation: float
     control_loss: float
+    linear_growth: float
+    quadratic_growth: float
 
 
 class Source(Section):

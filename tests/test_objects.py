@@ -11,11 +11,11 @@ from diffusers import ControlNetModel
 from PIL import Image
 from ruamel.yaml import YAML
 
+from studies.objects import count_error, crowd
 from tav.__main__ import main
 from tav.clip import read_clip, read_frames
 from tav.config import Source, load_params
 from tav.judge import Judge
-from tav.objects import count_error, crowd
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
