@@ -69,7 +69,9 @@ def _load(pipe: TuneAVideoPipeline, model: str, frames: int, size: tuple[int, in
     parts = {name: pipe.components[name] for name in ("vae", "text_encoder", "tokenizer", "unet")}
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     video = AnimateDiffPipeline(**parts, motion_adapter=adapter, scheduler=scheduler)
-    video.unet.to(pipe.device, pipe.unet.dtype)
+    video.unet.to(pipe.device)
+    if video.unet.dtype != pipe.unet.dtype:  # diffusers warns of a dtype that is given, even of the same
+        video.unet.to(pipe.unet.dtype)
     return video, {"num_frames": frames, "height": size[0], "width": size[1]}
 
 

@@ -48,9 +48,9 @@ measured = "results/cost"  # what the stage `cost` wrote
 record = json.loads(Path(measured, "cost.json").read_text())
 steps, tuning, layer = (pd.read_csv(f"{measured}/{name}.csv") for name in ("steps", "tuning", "attention"))
 (frames, height, width), margins = record["clip"], load_params().margins
-where = f"{record['device']}, torch {record['torch']}"
-clip = f"{record['model']}, {frames} frames of {height}x{width} pixels"
-display(Markdown(f"{clip}; on {where}. Times are medians of {record['laps']} laps; the first ones are left out."))
+device = record["device"]
+text = f"{record['model']}, {frames} frames of {height}x{width} pixels; on {device}, torch {record['torch']}."
+display(Markdown(f"{text} Times are medians of {record['laps']} laps; the first ones are left out."))
 
 # %% [markdown]
 # ## The steps
@@ -62,7 +62,7 @@ display(Markdown(f"{clip}; on {where}. Times are medians of {record['laps']} lap
 steps["seconds per clip"] = steps["seconds"] * steps["times"]
 total = steps["seconds per clip"].sum()
 display(steps.set_index("step").round(4).astype(object).fillna(""))
-display(Markdown(f"A clip, tuned and inverted, and one edit: **{total:.1f} seconds** ({where})."))
+display(Markdown(f"A clip, tuned and inverted, and one edit: **{total:.1f} seconds** ({device})."))
 
 # %% [markdown]
 # ## What others report
@@ -89,20 +89,20 @@ kinds = {"sparse-causal": "ST-Attn", "full": "full attention"}
 same_size = tuning[(tuning["height"] == height) & (tuning["width"] == width)]
 seconds = same_size.pivot(index="frames", columns="attention", values="seconds")[list(kinds)].dropna()
 lines = {name: seconds[kind].to_list() for kind, name in kinds.items()}
-title = f"A tuning step at {height}x{width} pixels; {where}"
+title = f"A tuning step at {height}x{width} pixels; {device}"
 figures.show(figures.growth(seconds.index.to_list(), lines, title, "frames", "seconds"), f"{out}/figures/frames.png")
 
 # %%
-memory = same_size.pivot(index="frames", columns="attention", values="own GB")[list(kinds)].dropna()
+memory = same_size.pivot(index="frames", columns="attention", values="own GB")[list(kinds)].dropna().clip(lower=0.001)
 lines = {name: memory[kind].to_list() for kind, name in kinds.items()}
-title = f"Memory that a tuning step adds, at {height}x{width} pixels; {where}"
+title = f"Memory that a tuning step adds, at {height}x{width} pixels; {device}"
 figures.show(figures.growth(memory.index.to_list(), lines, title, "frames", "GB"), f"{out}/figures/memory.png")
 
 # %%
 same_frames = tuning[tuning["frames"] == frames].assign(pixels=lambda rows: rows["height"] * rows["width"])
 pixels = same_frames.pivot(index="pixels", columns="attention", values="seconds")[list(kinds)].dropna()
 lines = {name: pixels[kind].to_list() for kind, name in kinds.items()}
-title = f"A tuning step of {frames} frames; {where}"
+title = f"A tuning step of {frames} frames; {device}"
 figures.show(
     figures.growth(pixels.index.to_list(), lines, title, "pixels per frame", "seconds"), f"{out}/figures/pixels.png"
 )
@@ -114,15 +114,15 @@ display(tuning.set_index(shape).round(3))
 # %% [markdown]
 # ## Attention alone
 #
-# One self-attention layer as in the first level of Stable Diffusion, its forward pass. *multiply-adds* are those of its
-# two products, QK and AV, counted while it runs.
+# One self-attention layer as in the first level of Stable Diffusion (320 channels, 8 heads), its forward pass.
+# *multiply-adds* are those of its two products, QK and AV, counted while it runs.
 
 # %%
 names = {"own": "own frame", "first": "first frame", "sparse-causal": "ST-Attn", "full": "full attention"}
 alone = layer.pivot(index="frames", columns="attention", values="seconds")[list(names)]
 lines = {name: alone[kind].to_list() for kind, name in names.items()}
 tokens, channels = int(layer["tokens"].iloc[0]), record["channels"]
-title = f"One layer, {tokens} tokens per frame, {channels} channels, {record['heads']} heads; {where}"
+title = f"One layer, {tokens} tokens per frame; {device}"
 figures.show(figures.growth(alone.index.to_list(), lines, title, "frames", "seconds"), f"{out}/figures/attention.png")
 
 # %%

@@ -12,6 +12,7 @@ from benchmarks.cost import (
     alone,
     attend,
     attention_layer,
+    changed,
     cost,
     exponents,
     fits,
@@ -71,6 +72,13 @@ def test_a_step_is_timed_lap_by_lap_and_its_memory_is_above_what_was_held(workpl
     assert len(found["seconds"]) == 6 and min(found["seconds"]) > 0 and found["loading"] > 0
     assert found["peak"] >= found["before"] > 0
     assert found["machine"]["backend"] == "cpu" and found["machine"]["torch"] == torch.__version__
+
+
+def test_a_speed_option_changes_the_numbers_format_and_order(workplace):
+    params = load_params()
+    for step in ("tuning step", "inversion step"):
+        found = measure(step, changed(params, tune={"mixed_precision": "bf16"}), False, torch.bfloat16)
+        assert min(found["seconds"]) > 0
 
 
 def test_attention_is_timed_in_turns_after_a_first_one_that_does_not_count():

@@ -176,3 +176,12 @@ def test_the_measures_can_be_compared_with_dvc(workspace, first_run):
     command = [sys.executable, "-m", "dvc", "metrics", "show"]
     shown = subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True, check=True).stdout
     assert "reports/metrics/02_results.json" in shown
+
+
+def test_the_charts_can_be_shown_with_dvc_as_pictures(workspace, first_run):
+    command = [sys.executable, "-m", "dvc", "plots", "show", "-o", "plots"]
+    subprocess.run(command, cwd=workspace.folder, capture_output=True, check=True)
+    page = (workspace.folder / "plots/index.html").read_text()
+    for chart in ("overview", "02_results_scores", "04_baselines_table", "07_cost_attention"):
+        picture = f"static/workspace_reports_figures_{chart}.png"
+        assert picture in page and (workspace.folder / "plots" / picture).stat().st_size > 0
