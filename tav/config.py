@@ -37,7 +37,7 @@ USES = {
     "baseline": "model clip.num_frames tune.seed edit clips baselines.{}",
     "control": "model inflate clip.num_frames tune.seed edit control clips",
     "objects": "model inflate clip tune invert edit control objects",
-    "cost": "model inflate clip tune invert edit",
+    "cost": "model device inflate clip tune invert edit",
     "benchmark": "benchmark model inflate clip tune invert edit baselines score",
     "03_ablation": "model clip tune invert edit score clips full ablation full_ablation",
     "04_baselines": "model clip tune invert edit score margins clips baselines benchmark",

@@ -14,7 +14,7 @@ from cycler import cycler
 from IPython.display import HTML, Image, display
 from matplotlib import style
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 from PIL import Image as Picture
 
@@ -146,12 +146,18 @@ def growth(x: ArrayLike, lines: Mapping[str, ArrayLike], title: str = "", xlabel
     """Quantities that grow, on two log axes, each line labelled at its end."""
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
-    for name, y in lines.items():
-        (line,) = axes.plot(x, y, "o-", ms=4)
-        end = {"xy": (x[-1], y[-1]), "xytext": (8, 0), "textcoords": "offset points"}
-        axes.annotate(name, **end, color=line.get_color(), va="center")
+    drawn = {name: axes.plot(x, y, "o-", ms=4)[0] for name, y in lines.items()}
+    span, below = np.ptp(np.log(list(lines.values()))) or 1, -math.inf
+    for name, y in sorted(lines.items(), key=lambda line: line[1][-1]):  # labels 12 points apart, however near the ends
+        height = np.log(y[-1]) / span * 175  # points: the span is about so high
+        below = max(height, below + 12)
+        end = {"xy": (x[-1], y[-1]), "xytext": (8, below - height), "textcoords": "offset points"}
+        axes.annotate(name, **end, color=drawn[name].get_color(), va="center")
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
     axes.set_xticks(x, [str(value) for value in x])
+    if span < math.log(100):  # few powers of ten to tick
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.spines["right"].set_visible(False)
     axes.margins(x=0.06)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers.utils import logging
@@ -106,6 +107,7 @@ def load_model(params: Params):
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is not deterministic
     logging.disable_progress_bar()  # what is worth a line, such as a caption that is cut, tav says itself
     logging.set_verbosity_error()
+    diffusers_logging.set_verbosity_error()
     device = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(params.device, params.device)
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but no GPU can be used: set device to auto or cpu in params.yaml")
