@@ -145,7 +145,8 @@ for number, (clip, entry) in enumerate(params.objects.items()):
 # An error grows by the slope of a straight line through the clips' errors without a condition, each the mean of its
 # edits less the judge's own error on the source; its interval is Student's, the clips being the sample. Occlusion is
 # asked of the clips of several things alone. What a condition lowers an error by is paired: the same clip, edit prompt
-# and noise with and without.
+# and noise with and without. A count can be right for the wrong reason, where things that are to pass over each other
+# stay apart: so the motion is asked, too.
 
 # %%
 own = scores[scores["method"] == SOURCE].set_index("clip")[errors]
@@ -173,6 +174,13 @@ for kind, error in [(kind, error) for kind in params.control for error in errors
     lowered = gains(several, error, "no condition", kind) if len(methods[kind]) and several[error].any() else None
     claim, measure = f"With several objects a condition lowers the {error}", f"What the condition {kind} lowers it by"
     rows[f"{error.replace(' ', '_')}_{kind}"] = decide(claim, measure, lowered, at_least=0)
+
+# %%
+for kind in params.control:
+    known = len(methods[kind]) and "motion correlation" in shown
+    gained = gains(several, "motion correlation", kind, "no condition") if known else None
+    claim, measure = "With several objects a condition brings back their motion", f"Motion correlation gained by {kind}"
+    rows[f"motion_{kind}"] = decide(claim, measure, gained, at_least=0)
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)

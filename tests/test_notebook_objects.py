@@ -22,6 +22,7 @@ CENTRES = {
     "crossing": [[0.25, 0.75], [0.4, 0.6], [0.5, 0.5], [0.6, 0.4]],
 }
 CLAIMS = {f"{error}_error_{of}" for error in ("count", "identity") for of in ("number", "occlusion", "edges", "mask")}
+CLAIMS |= {"motion_edges", "motion_mask"}
 
 
 @pytest.fixture
