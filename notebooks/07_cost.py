@@ -143,10 +143,10 @@ display(pd.Series(exponents, name="exponent over frames").map("{:.2f}".format).t
 # %%
 linear, quadratic = {"at_most": margins.linear_growth}, {"at_least": margins.quadratic_growth}
 expected = {
-    "seconds, attention layer, sparse-causal": ("The time of ST-Attn grows linearly with the frames", linear),
+    "seconds, attention layer, sparse-causal": ("The time of ST-Attn grows no faster than the frames", linear),
     "seconds, attention layer, full": ("The time of full attention grows with the square of the frames", quadratic),
-    "seconds, tuning step, sparse-causal": ("The time of a tuning step grows linearly with the frames", linear),
-    "memory, tuning step, sparse-causal": ("The memory of a tuning step grows linearly with the frames", linear),
+    "seconds, tuning step, sparse-causal": ("The time of a tuning step grows no faster than the frames", linear),
+    "memory, tuning step, sparse-causal": ("The memory of a tuning step grows no faster than the frames", linear),
 }
 
 # %%
