@@ -40,7 +40,8 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
     """Write `out`/index.html and what it links to from the results of the other stages; returns its path.
 
     notebooks/ gets every executed notebook as .ipynb and .html, figures/ and metrics/ what they wrote, clips/ an mp4 of
-    every source and edit. The same results give the same bytes: no dates, no paths of this machine.
+    every source and edit. metrics/values.json holds numbers alone: what `dvc exp show` can put in columns. The same
+    results give the same bytes: no dates, no paths of this machine.
     """
     results, out = Path(results), Path(out)
     for part in ("notebooks", "figures", "metrics", "clips"):
@@ -64,6 +65,8 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
     }
     claims = [row for notebook in notebooks for row in notebook["rows"]]
     (out / "metrics" / "claims.json").write_text(json.dumps(claims, indent=2, ensure_ascii=False) + "\n")
+    values = {notebook["name"]: {row["name"]: row["value"] for row in notebook["rows"]} for notebook in notebooks}
+    (out / "metrics" / "values.json").write_text(json.dumps(values, indent=1) + "\n")
     _overview(params, results, out / "figures" / "overview.png")
     return _render("index.html", out / "index.html", **page)
 
