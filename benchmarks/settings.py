@@ -57,7 +57,7 @@ def search(method: str, params: Params, evaluator: Evaluator) -> pd.DataFrame:
     pipe = None if method == OURS else load_image_model(params)
     for name in params.clips:
         if name not in set(rows["clip"]):
-            edit = partial(ours if method == OURS else theirs, method, pipe, params, name)
+            edit = partial(ours, params, name) if method == OURS else partial(theirs, method, pipe, params, name)
             for settings in TRIES[method]:
                 scores = evaluator.table({method: edit(settings)}).drop(columns="method")
                 rows = pd.concat([rows, scores.assign(settings=said(settings))]).round(4)
@@ -67,7 +67,7 @@ def search(method: str, params: Params, evaluator: Evaluator) -> pd.DataFrame:
     return rows
 
 
-def ours(method: str, pipe: None, params: Params, name: str, settings: dict) -> dict[tuple[str, str], Tensor]:
+def ours(params: Params, name: str, settings: dict) -> dict[tuple[str, str], Tensor]:
     """The edits of a clip by Tune-A-Video."""
     edit = params.edit.model_copy(update={"guidance_scale": settings["guidance_scale"]})
     return sample(params.model_copy(update={"edit": edit}), name, *tuned_at(settings["learning_rate"], name))
