@@ -59,7 +59,8 @@ class MapAttnProcessor(ClipAttnProcessor):
     """
 
     def __init__(self, num_frames: int, read: Callable[[Tensor], Tensor], max_tokens: int, change: Callable):
-        self.num_frames, self.read, self.max_tokens, self.change = num_frames, read, max_tokens, change
+        self.num_frames, self.frames_at_once, self.max_tokens, self.change = num_frames, num_frames, max_tokens, change
+        self.read = lambda x, *_: read(x)  # of all frames at once
         self.without_maps = AttnProcessor2_0()
 
     def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *_, **__):

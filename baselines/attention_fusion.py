@@ -48,15 +48,22 @@ def edit(
     cross_share, self_share: shares of the steps, from the first on, in which maps are fused (released defaults).
     threshold: of M, relative to each frame's largest value. 1 takes all self-attention from the source; below 0, none.
     max_tokens: maps of more queries than this are not kept and not fused (released behaviour), to save memory: kept are
-        n (2 n + words) numbers per head, frame, layer and step, in main memory.
+        n (2 n + words) numbers per head, frame, layer and step, in main memory, until another clip is inverted.
     """
     latents = encode(pipe, clip)
     fusion = _Fusion(pipe, source_caption, edit_prompt, latents, steps, cross_share, self_share, threshold)
     blocks = transformer_blocks(pipe.unet)
     attentions = [block.attn1 for block in blocks] + [block.attn2 for block in blocks]
     with_maps = partial(MapAttnProcessor, pipe.num_frames, _own_and_middle, max_tokens)
-    with processors(dict.fromkeys(attentions, with_maps(fusion.keep))):
-        noise = pipe.invert(latents, steps, source_caption)
+    asked = steps, source_caption, max_tokens, fusion.kept_steps
+    before, its_latents, inverted = getattr(pipe, "_fused_inversion", (None,) * 3)
+    if before == asked and torch.equal(its_latents, latents):  # the edits of a clip follow each other
+        noise, fusion.kept, fusion.cross = inverted
+    else:
+        pipe._fused_inversion = (None,) * 3  # the memory of the maps of the clip before
+        with processors(dict.fromkeys(attentions, with_maps(fusion.keep))):
+            noise = pipe.invert(latents, steps, source_caption)
+        pipe._fused_inversion = asked, latents, (noise, fusion.kept, fusion.cross)
     with processors(dict.fromkeys(attentions, with_maps(fusion.fuse))):
         return sample(pipe, noise, edit_prompt, steps, guidance_scale, negative_prompt, around=fusion.at)
 
@@ -89,7 +96,8 @@ class _Fusion:
         self.size, self.threshold = latents.shape[-2:], threshold
         self.share, self.steps = {True: self_share, False: cross_share}, steps
         # Sampling meets the inversion's steps from the last one back, and its first ones not at all.
-        self.kept = defaultdict(lambda: deque(maxlen=math.ceil(max(cross_share, self_share) * steps)))
+        self.kept_steps = math.ceil(max(cross_share, self_share) * steps)
+        self.kept = defaultdict(lambda: deque(maxlen=self.kept_steps))
         self.cross = []
         self.step = 0
 

@@ -32,47 +32,62 @@ def edit(
 
     Raises InputError if the model cannot be loaded or makes fewer frames than the clip has.
     """
-    frames = len(clip)
-    video, settings = _load(pipe, model, frames, clip.shape[-2:])
+    frames, (height, width) = len(clip), clip.shape[-2:]
+    video, longest = _load(pipe, model)
+    settings = {} if longest is None else {"num_frames": frames, "height": height, "width": width}
+    if longest is not None and frames > longest:
+        raise InputError(f"{model} makes {longest} frames and the clip has {frames}: shorten the clip")
     video.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
-    sampled = video(
-        edit_prompt,
-        negative_prompt=negative_prompt,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="pt",
-        **settings,
-    ).frames[0]
+    with pipe.at_hand(pipe.text_encoder), pipe.at_hand(pipe.vae):  # an adapter's pipeline shares them
+        sampled = video(
+            edit_prompt,
+            negative_prompt=negative_prompt,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="pt",
+            **settings,
+        ).frames[0]
     if len(sampled) < frames:
         raise InputError(f"{model} makes {len(sampled)} frames and the clip has {frames}: shorten the clip")
-    return _fit(sampled[:frames].float(), clip.shape[-2:])
+    return _fit(sampled[:frames].float(), (height, width))
 
 
-def _load(pipe: TuneAVideoPipeline, model: str, frames: int, size: tuple[int, int]) -> tuple[DiffusionPipeline, dict]:
-    """The text-to-video pipeline, on the device of `pipe`, and what it has to be told of the clip."""
+def _load(pipe: TuneAVideoPipeline, model: str) -> tuple[DiffusionPipeline, int | None]:
+    """The text-to-video pipeline, on the device of `pipe`, and how many frames it can be asked for, if it can.
+
+    The last one is kept with `pipe`: the edits of a clip follow each other, and the image model's weights, of which an
+    adapter's pipeline has a copy, stay as they are.
+    """
+    kept, loaded = getattr(pipe, "_text_to_video", (None, None))
+    if kept == model:
+        return loaded
     placed = {"dtype": pipe.unet.dtype}
     level = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # what cannot be loaded is said once, below
     try:
-        if not _is_adapter(model):
-            return DiffusionPipeline.from_pretrained(model, **placed).to(pipe.device), {}
-        adapter = MotionAdapter.from_pretrained(model, **placed)
+        if _is_adapter(model):
+            loaded = _animated(pipe, MotionAdapter.from_pretrained(model, **placed))
+        else:
+            loaded = DiffusionPipeline.from_pretrained(model, **placed).to(pipe.device), None
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot load {model} ({reason}): give a motion adapter or a text-to-video model") from error
     finally:
         logging.set_verbosity(level)
-    longest = adapter.config.motion_max_seq_length
-    if frames > longest:
-        raise InputError(f"{model} makes {longest} frames and the clip has {frames}: shorten the clip")
+    pipe._text_to_video = model, loaded
+    return loaded
+
+
+def _animated(pipe: TuneAVideoPipeline, adapter: MotionAdapter) -> tuple[DiffusionPipeline, int]:
+    """The image model of `pipe` with a motion adapter put on it, and the longest clip that this makes."""
     parts = {name: pipe.components[name] for name in ("vae", "text_encoder", "tokenizer", "unet")}
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     video = AnimateDiffPipeline(**parts, motion_adapter=adapter, scheduler=scheduler)
     video.unet.to(pipe.device)
     if video.unet.dtype != pipe.unet.dtype:  # diffusers warns of a dtype that is given, even of the same
         video.unet.to(pipe.unet.dtype)
-    return video, {"num_frames": frames, "height": size[0], "width": size[1]}
+    return video, adapter.config.motion_max_seq_length
 
 
 def _is_adapter(model: str) -> bool:

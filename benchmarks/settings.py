@@ -18,8 +18,9 @@ import pandas as pd
 from torch import Tensor
 
 from baselines import METHODS
-from studies.benchmark import sample, tuned, with_clips
+from studies.benchmark import sample, with_clips
 from studies.peers import edit_as, load_image_model
+from studies.tuned import tuned
 from tav.config import Params, load_params
 from tav.evaluate import Evaluator
 from tav.pipeline import TuneAVideoPipeline

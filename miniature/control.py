@@ -27,7 +27,7 @@ from miniature.contrastive import tokenize
 from miniature.fit import autocast, digest, fit, made_once, progress, replacing
 from miniature.unet import SHARD, scheduler, timesteps
 from miniature.world import Scene, draw, masks, random_scene
-from tav.control import draw_edges, draw_pose
+from studies.conditions import draw_edges, draw_pose
 
 if TYPE_CHECKING:  # training does not depend on the judge
     from tav.judge import Judge

@@ -29,10 +29,11 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
+from studies.tables import METHOD, SOURCE, edits_in, gains, means, over_clips, trivial
 from tav import figures
 from tav.clip import read_frames
 from tav.config import load_params
-from tav.evaluate import METHOD, SOURCE, Evaluator, edits_in, gains, means, over_clips, trivial
+from tav.evaluate import Evaluator
 from tav.score import bootstrap, decide, evidence, psnr, write_metrics
 
 # %% [markdown]
@@ -41,7 +42,6 @@ from tav.score import bootstrap, decide, evidence, psnr, write_metrics
 # %% tags=["parameters"]
 out = "results/notebooks/02_results"  # where figures, scores and metrics go
 shown_frames = 6  # in a strip, evenly spread over the clip and the same for all
-square = None  # 480: resize frames to that square before CLIP, as the TGVE script does
 
 # %% [markdown]
 # ## What was made, and by what
@@ -49,12 +49,14 @@ square = None  # 480: resize frames to that square before CLIP, as the TGVE scri
 # %%
 params = load_params()
 count = sum(len(entry.edits) for entry in params.clips.values())
-display(Markdown(f"""
+display(
+    Markdown(f"""
 {len(params.clips)} clips with {count} edits, drawn by the model `{params.model}` and scored by CLIP
 `{params.score.clip_model}`. {params.clip.num_frames} frames of {params.clip.size} pixels; {params.tune.steps} tuning
 steps at a learning rate of {params.tune.learning_rate:g}, seed {params.tune.seed}; {params.invert.steps} steps of DDIM
 inversion; {params.edit.steps} DDIM steps with guidance {params.edit.guidance_scale:g}.
-"""))
+""")
+)
 
 # %%
 rows = {}
@@ -106,7 +108,7 @@ rows["reconstruction_gain"] = decide(claim, measure, gain, at_least=0, unit="dB"
 #
 # By CLIP: *frame consistency*, the mean cosine over all pairs of frames, x100; *text alignment*, the mean cosine of the
 # frames with the edit prompt, x100; *frame accuracy*, the percentage of frames that are nearer to the edit prompt than
-# to the source caption.
+# to the source caption; with `score.pick_model` also *PickScore*, which learned from people's choices between pictures.
 #
 # By the judge, a network that reads facts off a picture and that no model here was trained with, beside what is known
 # of the drawn clips: *edit success*, the share of frames whose object, style, place and count are all as the prompt
@@ -117,12 +119,15 @@ rows["reconstruction_gain"] = decide(claim, measure, gain, at_least=0, unit="dB"
 # itself**, and **one edited frame**, the middle one, **repeated**.
 
 # %%
-evaluator = Evaluator(params, square)
+evaluator = Evaluator(params)
 methods = trivial(edits, evaluator.source) | {METHOD: edits}
 scores = evaluator.table(methods).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
-of_clip = ["frame consistency", "text alignment", "frame accuracy"]
-of_truth = [measure for measure in ("edit success", "identity stability", "motion correlation") if measure in scores]
+taken = [measure for measure in scores if scores[measure].notna().any()]
+of_clip = [m for m in ("frame consistency", "text alignment", "frame accuracy", "PickScore") if m in taken]
+of_truth = [m for m in ("edit success", "identity stability", "motion correlation") if m in taken]
+if evaluator.unread():
+    display(Markdown(evaluator.unread()))
 
 # %%
 ours = scores[scores.method == METHOD].set_index(["clip", "edit"])

@@ -28,10 +28,11 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
+from studies.tables import METHOD, edits_in, gains, means
 from tav import figures
 from tav.clip import read_frames
 from tav.config import load_params
-from tav.evaluate import METHOD, Evaluator, edits_in, gains, means
+from tav.evaluate import Evaluator
 from tav.score import decide, evidence, write_metrics
 
 # %% [markdown]
@@ -67,12 +68,18 @@ tables = {at: evaluator.table({at[0]: edits_in(params, folder)}).assign(seed=at[
 scores = pd.concat(tables.values()).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
 
+# %%
+if evaluator.unread():
+    display(Markdown(evaluator.unread()))
+
 # %% [markdown]
 # ## Scores
 #
 # Means over all edits, with 95 % intervals that resample the clips. *Motion correlation*, *edit success* and *identity
 # stability* come from the judge and the known truth of the drawn clips; *motion fidelity* compares point tracks of edit
 # and source and needs no truth; *warp error* is how far a frame is from the one before it, moved as the source moves.
+# EditBoard's three are better lower: *FF-alpha* (the same in grey levels), *FF-beta* (how far the flow's directions are
+# from the source's) and *Semantic* (what changed outside of the source's things, where truth tells them).
 
 # %%
 wanted = ["motion correlation", "edit success", "identity stability", "frame consistency", "text alignment"]
@@ -81,8 +88,9 @@ title = f"The full method and its variants, {len(params.clips)} clips"
 figures.show(figures.intervals(means(scores, measures), title), f"{out}/figures/variants.png")
 
 # %%
-rest = [*measures, "centre error", "size error", "angle error", "motion fidelity", "warp error"]
-table = {measure: values for measure, values in means(scores, [m for m in rest if m in scores]).items()}
+rest = ["PickScore", "centre error", "size error", "angle error", "motion fidelity", "warp error"]
+rest = [*measures, *rest, "FF-alpha", "FF-beta", "Semantic"]
+table = means(scores, [measure for measure in rest if measure in scores and scores[measure].notna().any()])
 display(pd.DataFrame(table).map("{:.2f}".format).rename_axis("method"))
 
 # %% [markdown]

@@ -32,10 +32,11 @@ from IPython.display import Markdown, display
 from scipy import stats
 
 from studies.objects import count_error, crowd
+from studies.tables import SOURCE, Stored, gains, means
 from tav import figures
 from tav.clip import read_frames
 from tav.config import load_params
-from tav.evaluate import SOURCE, Evaluator, gains, means
+from tav.evaluate import Evaluator
 from tav.score import Interval, decide, evidence, write_metrics
 
 # %% [markdown]
@@ -49,7 +50,8 @@ apart = 0.05  # the share of things that is hidden, up to which they count as ap
 # %% [markdown]
 # ## The clips
 #
-# *Hidden* is the share of the things' area that other things cover, over all frames, from the masks of the drawn clips.
+# *Hidden* is the share of the things' area that other things cover, over all frames, from the masks of the drawn clips;
+# of a clip without truth it is not known, nor is the number of things.
 
 # %%
 params = load_params()
@@ -58,6 +60,8 @@ params = params.model_copy(update={"clips": entries})
 crowds = [{"clip": clip} | crowd(entry.source) for clip, entry in params.objects.items()]
 crowds = pd.DataFrame(crowds, columns=["clip", "things", "hidden"]).set_index("clip").astype(float)
 crowds = crowds.sort_values(["things", "hidden"], kind="stable")
+if not params.objects:
+    display(Markdown("`objects` in params.yaml has no clips: nothing was edited, and every question here stays open."))
 display(crowds.assign(caption={clip: entry.caption for clip, entry in params.objects.items()}).round(2))
 
 # %%
@@ -66,7 +70,7 @@ kinds = {"no condition": "edit"} | {kind: kind for kind in params.control}
 edits = [(clip, edit) for clip, entry in params.objects.items() for edit in entry.edits]
 methods = {name: [pair for pair in edits if (folder / pair[0] / kind).exists()] for name, kind in kinds.items()}
 methods = {
-    name: {(clip, edit): read_frames(folder / clip / kinds[name] / edit) for clip, edit in pairs}
+    name: Stored({(clip, edit): folder / clip / kinds[name] / edit for clip, edit in pairs})
     for name, pairs in methods.items()
 }
 
@@ -78,6 +82,8 @@ where = scores[["method", "clip", "edit"]].itertuples(index=False)
 counted = [count_error(evaluator.judge, methods[m][c, e], params.clips[c].edits[e]) for m, c, e in where]
 scores = scores.assign(**{"count error": counted, "identity error": 1 - scores.get("right object", np.nan)}).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
+if params.objects and evaluator.unread():
+    display(Markdown(f"{evaluator.unread()} Errors of count and identity, which this section asks for, need both too."))
 
 # %% [markdown]
 # ## Errors by number and occlusion
@@ -90,8 +96,8 @@ scores.to_csv(f"{out}/scores.csv", index=False)
 # %%
 errors = ["count error", "identity error"]
 judged = [measure for measure in [*errors, "edit success"] if measure in scores and scores[measure].notna().any()]
-kind_of = crowds["hidden"].map(lambda share: "apart" if share <= apart else "crossing", na_action="ignore")
-group = crowds["things"].map("{:.0f}".format) + " " + kind_of
+known = crowds.dropna().itertuples()
+group = {row.Index: f"{row.things:.0f} {'apart' if row.hidden <= apart else 'crossing'}" for row in known}
 table = scores.assign(things=scores["clip"].map(group)).groupby(["things", "method"], sort=False)[judged].mean()
 if judged:
     display(table.unstack("method").round(2).sort_index())
@@ -100,8 +106,8 @@ if judged:
 # Every clip, the mean of its edits without a condition, by its number of things and the share of them that is hidden:
 
 # %%
-labels = crowds.apply(lambda row: f"{row.name}: {row['things']:.0f}, {row['hidden']:.0%} hidden", axis=1)
-by_clip = scores.set_index("clip").loc[crowds.index].assign(clip=labels).reset_index(drop=True)
+labels = {row.Index: f"{row.Index}: {row.things:.0f}, {row.hidden:.0%} hidden" for row in crowds.dropna().itertuples()}
+by_clip = scores.set_index("clip").loc[crowds.index].rename(labels).reset_index()
 of_edits, of_source = (by_clip[by_clip["method"] == method] for method in ("no condition", SOURCE))
 panels = means(of_edits.assign(method=of_edits["clip"]), judged)
 if "count error" in panels:
@@ -111,7 +117,8 @@ if "count error" in panels:
 # %% [markdown]
 # ## With a condition
 #
-# Means over the edits of the clips of several things, with 95 % intervals that resample the clips.
+# Means over the edits of the clips of several things, with 95 % intervals that resample the clips. In the tables, the
+# *warp error* and EditBoard's *FF-alpha*, *FF-beta* and *Semantic* are better lower.
 
 # %%
 several = scores[scores["things"] > 1]
@@ -121,7 +128,9 @@ if shown:
     figures.show(figures.intervals(means(several, shown), title), f"{out}/figures/conditions.png")
 
 # %%
-measures = [m for m in ("centre error", "motion fidelity", "frame consistency", "text alignment") if m in scores]
+measures = ["centre error", "frame consistency", "text alignment", "PickScore", "motion fidelity", "warp error"]
+measures += ["FF-alpha", "FF-beta", "Semantic"]
+measures = [measure for measure in measures if measure in scores and scores[measure].notna().any()]
 for name, chosen in (("all clips", scores), ("several things", several)):
     if len(chosen):
         display(pd.DataFrame(means(chosen, [*shown, *measures])).map("{:.2f}".format).rename_axis(name))
@@ -171,7 +180,8 @@ for error in errors:
 
 # %%
 for kind, error in [(kind, error) for kind in params.control for error in errors]:
-    lowered = gains(several, error, "no condition", kind) if len(methods[kind]) and several[error].any() else None
+    known = len(methods[kind]) and several[error].notna().any()
+    lowered = gains(several, error, "no condition", kind) if known else None
     claim, measure = f"With several objects a condition lowers the {error}", f"What the condition {kind} lowers it by"
     rows[f"{error.replace(' ', '_')}_{kind}"] = decide(claim, measure, lowered, at_least=0)
 

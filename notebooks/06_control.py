@@ -34,10 +34,11 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from studies.control import next_clip
+from studies.tables import METHOD, Stored, edits_in, gains, means
 from tav import figures
 from tav.clip import read_frames
 from tav.config import load_params
-from tav.evaluate import METHOD, Evaluator, edits_in, gains, means
+from tav.evaluate import Evaluator
 from tav.score import decide, evidence, write_metrics
 from tav.truth import followed, truth_beside
 
@@ -56,21 +57,24 @@ params, results = load_params(), Path("results/control")
 kinds = [kind for kind in params.control if (results / kind / "own").exists()]
 following = {clip: next_clip(params, clip) for clip in params.clips}
 count = sum(len(entry.edits) for entry in params.clips.values())
+if not kinds:
+    display(Markdown("Nothing was drawn under a control of params.yaml: every question here stays open."))
 setting = f"{params.edit.steps} DDIM steps, guidance {params.edit.guidance_scale:g}"
 display(Markdown(f"{len(params.clips)} clips with {count} edits, {setting}, without control and under that of:"))
 display(pd.Series({kind: params.control[kind] for kind in kinds}, name="model", dtype=str).to_frame())
 
 # %% [markdown]
-# Edges are Canny's, of the source frames. Masks and keypoints are drawn from what is known of a clip (its truth), so
-# that a clip without truth has edges only.
+# Edges are Canny's, of the source frames; depth and openpose are found in them by the models of `conditions`. Mask and
+# pose are drawn from what is known of a clip (its truth), so that a clip without truth has neither.
 
 # %%
 folders = [folder for folder in sorted(results.glob("*/o*/*/*")) if folder.is_dir()]  # kind, own or other, clip, edit
-drawn = {folder.relative_to(results).parts: read_frames(folder) for folder in folders}
+drawn = Stored({folder.relative_to(results).parts: folder for folder in folders})
 edits = edits_in(params, "results/edit")
 methods = {METHOD: edits}
 for kind in kinds:
-    methods[kind] = {pair: drawn[kind, "own", *pair] for pair in edits if (kind, "own", *pair) in drawn}
+    own = [pair for pair in edits if (kind, "own", *pair) in drawn]
+    methods[kind] = Stored({pair: drawn.data[kind, "own", *pair] for pair in own})
 
 # %% [markdown]
 # ## Is the condition followed?
@@ -83,19 +87,21 @@ for kind in kinds:
 evaluator = Evaluator(params)
 size = params.clip.num_frames, params.clip.size
 truths = {clip: truth_beside(entry.source, *size) for clip, entry in params.clips.items()}
-cases = [(*place, frames, following[place[2]] if place[1] == "other" else place[2]) for place, frames in drawn.items()]
-cases += [("none", "own", *pair, frames, pair[0]) for pair, frames in edits.items()]
-read = [case for case in cases if evaluator.judge and truths[case[-1]]]
+cases = {(*at, following[at[2]] if at[1] == "other" else at[2]): folder for at, folder in drawn.data.items()}
+cases |= {("none", "own", *pair, pair[0]): folder for pair, folder in edits.data.items()}
+read = {case: read_frames(folder) for case, folder in cases.items() if evaluator.judge and truths[case[-1]]}
 
 # %%
 columns = ["method", "whose", "clip", "edit", "centre error", "mask overlap", "motion correlation"]
-paths = [followed(evaluator.judge.read(frames), truths[shown]) for *_, frames, shown in read]
+paths = [followed(evaluator.judge.read(frames), truths[case[-1]]) for case, frames in read.items()]
 paths = pd.DataFrame(
     [dict(zip(columns, case[:4], strict=False)) | path for case, path in zip(read, paths, strict=True)],
     columns=columns,
 )
 paths = paths.sort_values("method", key=lambda names: names.map(["none", *kinds].index), kind="stable").round(4)
 paths.to_csv(f"{out}/paths.csv", index=False)
+if evaluator.unread():
+    display(Markdown(f"{evaluator.unread()} Whether a condition is followed is left to the eye there."))
 
 # %%
 titles = {"other": "From random noise, under the next clip's condition", "own": "Under the clip's own condition"}
@@ -109,14 +115,18 @@ for whose, title in titles.items():
 # ## What is lost?
 #
 # Every edit under its clip's own condition, less the same edit without control: means with 95 % intervals that resample
-# the clips.
+# the clips. The table's last columns need neither judge nor truth but for *Semantic*: point tracks and flow against the
+# source's (*motion fidelity*, better higher; *warp error* and EditBoard's *FF-alpha*, *FF-beta* and *Semantic*, lower).
 
 # %%
 scores = evaluator.table(methods).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
 wanted = ["edit success", "identity stability", "frame consistency", "text alignment", "motion correlation"]
-measures = [measure for measure in wanted if measure in scores and scores[measure].notna().any()]
-display(pd.DataFrame(means(scores, measures)).map("{:.2f}".format).rename_axis("method"))
+taken = [measure for measure in scores if scores[measure].notna().any()]
+measures = [measure for measure in wanted if measure in taken]
+others = ["PickScore", "motion fidelity", "warp error", "FF-alpha", "FF-beta", "Semantic"]
+table = means(scores, [*measures, *(measure for measure in others if measure in taken)])
+display(pd.DataFrame(table).map("{:.2f}".format).rename_axis("method"))
 
 # %%
 lost = {measure: {kind: gains(scores, measure, kind, METHOD) for kind in kinds} for measure in measures}
@@ -164,7 +174,7 @@ for clip, edit in [pair for pair in edits if ("none", "other", *pair) in drawn]:
 path = "Under another clip's {}, things are drawn nearer to where that clip has them"
 cover = "Under another clip's {}, what is drawn coincides more with that clip's things"
 same = "The edit is still what its prompt says under its own clip's {}"
-plural = {"edges": "edges", "mask": "masks", "pose": "keypoints"}
+plural = {"edges": "edges", "mask": "masks", "pose": "keypoints", "depth": "depth maps", "openpose": "body keypoints"}
 rows, table = {}, tables["other"]
 
 # %%
@@ -172,17 +182,17 @@ for kind in kinds:
     known = {"none", kind} <= set(table.method)
     gain = gains(table, "centre error", "none", kind) if known else None
     measure = f"Centre error without control above that under {kind}, in pixels of 64"
-    rows[f"other_{kind}_centre_error"] = decide(path.format(plural[kind]), measure, gain, at_least=0)
+    rows[f"other_{kind}_centre_error"] = decide(path.format(plural.get(kind, kind)), measure, gain, at_least=0)
     gain = gains(table, "mask overlap", kind, "none") if known else None
     measure = f"Mask overlap under {kind} above that without control"
-    rows[f"other_{kind}_mask_overlap"] = decide(cover.format(plural[kind]), measure, gain, at_least=0)
+    rows[f"other_{kind}_mask_overlap"] = decide(cover.format(plural.get(kind, kind)), measure, gain, at_least=0)
 
 # %%
 for kind in kinds:
     loss = lost["edit success"][kind] if "edit success" in measures else None
     measure = f"Edit success gained over the edit without control under {kind}"
     margin = params.margins.control_loss
-    rows[f"own_{kind}_edit_success"] = decide(same.format(plural[kind]), measure, loss, at_least=-margin)
+    rows[f"own_{kind}_edit_success"] = decide(same.format(plural.get(kind, kind)), measure, loss, at_least=-margin)
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)
@@ -192,8 +202,8 @@ display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
 # ## Limits
 #
 # - Where no judge or no truth is (real footage), whether a condition is followed stays undecided: look at the strips.
-# - Masks and keypoints come from what is known of the drawn clips. For real footage they would come from a detector,
-#   whose errors are then part of the result.
+# - Mask and pose come from what is known of the drawn clips. Depth and openpose, which real footage has, come from
+#   models whose errors are then part of the result.
 # - A clip's own condition tells what its inverted noise tells already: that it costs nothing says more than that it
 #   helps.
 # - Edges hold the shapes of the source as well as its path: an edit to another object or place has to disagree.

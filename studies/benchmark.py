@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from ruamel.yaml import YAML
 from torch import Tensor
 from tqdm import tqdm
 
-from studies.peers import edit_as, load_image_model
+from studies.cluster import each
+from studies.peers import edit_as, load_image_model, peer_settings
+from studies.tables import METHOD, trivial
+from studies.tuned import tuned
 from tav.config import Params, settings_of
 from tav.errors import InputError
-from tav.evaluate import METHOD, Evaluator, trivial
+from tav.evaluate import Evaluator
 from tav.pipeline import TuneAVideoPipeline
-from tav.stages import find_clip, fingerprint, load_model, read_source
-from tav.tune import tune
+from tav.stages import find_clip, fingerprint, guidance, label, read_source, start_noise
 
 KEPT, STATE = Path("reports/benchmark"), Path(".state/benchmark")
 
@@ -24,64 +27,68 @@ KEPT, STATE = Path("reports/benchmark"), Path(".state/benchmark")
 def benchmark(params: Params) -> None:
     """Tune on every clip of `benchmark.clips`, edit it by every method, score: reports/benchmark/scores.csv.
 
-    settings.json beside it holds what it was made with. Of an interrupted run the clips that were done stay done. If
-    `benchmark.run` is false, nothing is done, and what an earlier run found stays.
+    settings.json beside it holds what it was made with. Clips run one after the other or, with `benchmark.ray`, as
+    tasks of Ray; the scores are the same. Of an interrupted run the clips that were done stay done. If `benchmark.run`
+    is false, nothing is done, and what an earlier run found stays.
     """
     KEPT.mkdir(parents=True, exist_ok=True)
     if not params.benchmark.run:
         print("benchmark.run is false in params.yaml: reports/benchmark stays as it is")
         return
     listed = with_clips(params, params.benchmark.clips)
-    evaluator = Evaluator(listed, source=cache(lambda name: (read_source(listed, name) + 1) / 2))
-    done = []
-    for name in tqdm(listed.clips, "benchmark"):
-        done.append(STATE / f"{name}-{_key(listed, name)}.csv")
-        if not done[-1].exists():
-            scores = evaluator.table(edits_by_all(listed, name)).round(4)
-            STATE.mkdir(parents=True, exist_ok=True)
-            scores.to_csv(done[-1].with_suffix(".partial"), index=False)
-            done[-1].with_suffix(".partial").rename(done[-1])
-    pd.concat(map(pd.read_csv, done)).to_csv(KEPT / "scores.csv", index=False)
+    for method in params.baselines:
+        peer_settings(params, method)  # what is wrong is said before anything is tuned
+    done = {name: STATE / f"{name}-{_key(listed, name)}.csv" for name in listed.clips}
+    missing = [name for name, path in done.items() if not path.exists()]
+    STATE.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(done), initial=len(done) - len(missing), desc="benchmark") as bar:
+        for name, scores in each(score_clip, listed, missing) if params.benchmark.ray else _in_turn(listed, missing):
+            scores.to_csv(done[name].with_suffix(".partial"), index=False)
+            done[name].with_suffix(".partial").rename(done[name])
+            bar.update()
+    pd.concat(map(pd.read_csv, done.values())).to_csv(KEPT / "scores.csv", index=False)
     (KEPT / "settings.json").write_text(json.dumps(made_with(params), indent=1) + "\n")
+
+
+def _in_turn(params: Params, names: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    for name in names:
+        yield name, score_clip(params, name)
 
 
 def made_with(params: Params) -> dict:
     """The settings that the benchmark's scores depend on."""
-    settings = settings_of(params, "benchmark")
-    settings["benchmark"] = {"clips": params.benchmark.clips}
-    return settings
+    return {key: value for key, value in settings_of(params, "benchmark").items() if key != "benchmark.run"}
+
+
+def score_clip(params: Params, name: str) -> pd.DataFrame:
+    """A row per method and edit of a clip, as `Evaluator.table` gives it, to four digits."""
+    edits = edits_by_all(params, name)
+    return Evaluator(params, source=cache(lambda name: (read_source(params, name) + 1) / 2)).table(edits).round(4)
 
 
 def edits_by_all(params: Params, name: str) -> dict[str, dict[tuple[str, str], Tensor]]:
     """Every edit of a clip by every method: {method: {(clip, edit): frames f 3 h w in [0, 1]}}."""
     entry, clip = find_clip(params, name), read_source(params, name)
-    ours = sample(params, name, *tuned(params, name))
+    state = STATE / f"{name}-{_key(params, name)}.safetensors"
+    ours = sample(params, name, *tuned(params, name, state))
     edits = trivial(ours, lambda _: (clip + 1) / 2) | {METHOD: ours}
     pipe = load_image_model(params)
-    pipe.set_progress_bar_config(disable=True)
     for method in params.baselines:
-        prompts = {(name, edit): prompt for edit, prompt in entry.edits.items()}
-        edits[method] = {
-            pair: edit_as(method, pipe, params, clip, entry.caption, prompt) for pair, prompt in prompts.items()
-        }
+        edits[method] = {}
+        for edit, prompt in entry.edits.items():
+            label(pipe, f"{method} {name} {edit}")
+            edits[method][name, edit] = edit_as(method, pipe, params, clip, entry.caption, prompt).cpu()
+    state.unlink(missing_ok=True)
     return edits
-
-
-def tuned(params: Params, name: str) -> tuple[TuneAVideoPipeline, Tensor]:
-    """The model tuned on a clip, and the clip's inverted noise f c h w."""
-    entry, clip, pipe = find_clip(params, name), read_source(params, name), load_model(params)
-    pipe.set_progress_bar_config(disable=True)
-    list(tune(pipe, clip, entry.caption, **params.tune.model_dump()))
-    return pipe, pipe.invert(pipe.encode_clip(clip), params.invert.steps)
 
 
 def sample(params: Params, name: str, pipe: TuneAVideoPipeline, noise: Tensor) -> dict[tuple[str, str], Tensor]:
     """Every edit of a clip from its noise: {(clip, edit): frames f 3 h w in [0, 1]}."""
-    settings = {"guidance_scale": params.edit.guidance_scale, "negative_prompt": params.edit.negative_prompt}
-    return {
-        (name, edit): pipe(prompt, noise, params.edit.steps, output_type="pt", **settings).frames[0]
-        for edit, prompt in params.clips[name].edits.items()
-    }
+    task, edits = {"num_inference_steps": params.edit.steps, **guidance(params)}, {}
+    for edit, prompt in params.clips[name].edits.items():
+        label(pipe, f"edit {name} {edit}")
+        edits[name, edit] = pipe(prompt, start_noise(params, noise), **task, output_type="pt").frames[0].cpu()
+    return edits
 
 
 def with_clips(params: Params, path: str) -> Params:
@@ -94,5 +101,5 @@ def with_clips(params: Params, path: str) -> Params:
 
 def _key(params: Params, name: str) -> str:
     """Names what a clip's scores depend on, so that only scores of the same run are taken over."""
-    settings = made_with(params) | {"benchmark": None, "clip": params.clips[name].model_dump()}
+    settings = made_with(params) | {"benchmark.clips": None, "clip": params.clips[name].model_dump()}
     return hashlib.sha256((json.dumps(settings) + fingerprint(params, name)).encode()).hexdigest()[:16]

@@ -8,11 +8,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from studies.conditions import FROM_TRUTH, condition
 from tav.checkpoint import load_tuned, read_safetensors
 from tav.clip import read_frames, write_frames
 from tav.config import Params, settings_of
-from tav.control import condition, load_control, sample_controlled
-from tav.stages import RESULTS, fingerprint, label, load_model, replacing, result
+from tav.control import load_control, sample_controlled
+from tav.stages import (
+    RESULTS,
+    fingerprint,
+    guidance,
+    label,
+    load_model,
+    random_noise,
+    replacing,
+    result,
+    start_noise,
+)
 from tav.truth import truth_beside
 
 
@@ -29,18 +40,17 @@ def control_clips(params: Params) -> None:
     noise, as inverted noise has the clip's own motion, under the next clip's condition; of the kind none, without one.
     Conditions go to <kind>/condition/<clip>. What was drawn before an interruption is not drawn again.
     """
-    conditions, pipe = {name: _conditions(params, name) for name in params.clips}, load_model(params)
+    pipe = load_model(params)
+    conditions = {name: _conditions(params, name, pipe.device) for name in params.clips}
     controls = {kind: load_control(model, pipe) for kind, model in params.control.items()}
     weights = [float(p.double().sum()) for control in controls.values() for p in control.state_dict().values()]
     clips = [params.invert.steps, *(fingerprint(params, name) for name in params.clips)]
     inputs = json.dumps([settings_of(params, "control"), clips, weights])
     state = Path(".state/control") / hashlib.sha256(inputs.encode()).hexdigest()[:16]
-    settings = {"guidance_scale": params.edit.guidance_scale, "negative_prompt": params.edit.negative_prompt}
     for name, entry in params.clips.items():
         load_tuned(pipe, result("tune", name, "tuned"))
         inverted = read_safetensors(result("invert", name, "inverted"))["noise"]
-        random = torch.randn(inverted.shape, generator=torch.Generator().manual_seed(params.tune.seed))
-        noise = {"own": random if params.edit.noise == "random" else inverted, "other": random}
+        noise = {"own": start_noise(params, inverted), "other": random_noise(params, inverted)}
         shown = {"own": conditions[name], "other": conditions[next_clip(params, name)]}
         wanted = [("own", kind, edit) for kind in shown["own"] for edit in entry.edits]
         if len(params.clips) > 1:
@@ -52,9 +62,9 @@ def control_clips(params: Params) -> None:
             task = entry.edits[edit], noise[whose], params.edit.steps
             with replacing(folder) as new:
                 if kind == "none":
-                    frames = pipe(*task, output_type="pt", **settings).frames[0]
+                    frames = pipe(*task, output_type="pt", **guidance(params)).frames[0]
                 else:
-                    frames = sample_controlled(pipe, controls[kind], shown[whose][kind], *task, **settings)
+                    frames = sample_controlled(pipe, controls[kind], shown[whose][kind], *task, **guidance(params))
                 write_frames(new, frames)
         for kind, drawn in conditions[name].items():
             write_frames(state / kind / "condition" / name, drawn)
@@ -63,9 +73,12 @@ def control_clips(params: Params) -> None:
     shutil.rmtree(state)
 
 
-def _conditions(params: Params, name: str) -> dict[str, Tensor]:
-    """The conditions of a clip's frames as the stage tune kept them; without truth there are only the edges."""
-    frames = read_frames(result("tune", name, "tuned").with_name("source"))
+def _conditions(params: Params, name: str, device: torch.device) -> dict[str, Tensor]:
+    """The conditions of a clip's frames as the stage tune kept them; what its truth is needed for only if it has one.
+
+    The models that draw them run on `device`.
+    """
+    frames = read_frames(result("tune", name, "tuned").with_name("source")).to(device)
     truth = truth_beside(params.clips[name].source, len(frames), tuple(frames.shape[-2:]))
-    kinds = [kind for kind in params.control if truth or kind not in ("mask", "pose")]
-    return {kind: condition(kind, frames, truth) for kind in kinds}
+    kinds = [kind for kind in params.control if truth or kind not in FROM_TRUTH]
+    return {kind: condition(kind, frames, truth, params.conditions) for kind in kinds}

@@ -9,17 +9,19 @@ import torch
 from einops import reduce
 from PIL import Image
 
+from studies.conditions import FROM_TRUTH, condition
+from studies.tuned import tuned
 from tav.clip import write_frames
 from tav.config import Params, Source
-from tav.control import condition, load_control, sample_controlled
-from tav.stages import RESULTS, fingerprint, label, load_model, read_source, replacing, sample_edits, tune_with_progress
+from tav.control import load_control, sample_controlled
+from tav.stages import RESULTS, fingerprint, guidance, label, read_source, replacing, sample_edits, start_noise
 from tav.truth import asks, truth_beside
 
 
 def objects(params: Params) -> None:
     """Tunes on every clip of params.objects and samples its edits, into results/objects/<clip>/{source, edit, <kind>}.
 
-    edit: without control; <kind>: under each of params.control, from the same noise; edges only if no truth is known.
+    edit: without control; <kind>: under each of params.control that the clip has, from the same noise.
     An interrupted stage finds the tunings that it had done.
     """
     params, states = params.model_copy(update={"clips": params.objects}), []
@@ -32,22 +34,18 @@ def objects(params: Params) -> None:
 
 
 def _edit(params: Params, name: str, state: Path, folder: Path) -> None:
-    clip, entry, pipe = read_source(params, name), params.clips[name], load_model(params)
-    posterior, frames = pipe.encode_posterior(clip), (clip + 1) / 2
-    tune_with_progress(pipe, posterior, params, name, state)
-    label(pipe, f"invert {name}")
-    noise = pipe.invert(pipe.scale(posterior.mode()), num_inference_steps=params.invert.steps)
+    entry, frames = params.clips[name], (read_source(params, name) + 1) / 2
+    pipe, noise = tuned(params, name, state)
     write_frames(folder / "source", frames)
     sample_edits(pipe, params, name, noise, folder / "edit")
-    if params.edit.noise == "random":  # as sample_edits draws it
-        noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(params.tune.seed))
-    settings = {"guidance_scale": params.edit.guidance_scale, "negative_prompt": params.edit.negative_prompt}
+    noise = start_noise(params, noise)
     truth = truth_beside(entry.source, params.clip.num_frames, params.clip.size)
-    for kind in (kind for kind in params.control if truth or kind == "edges"):
-        control, shown = load_control(params.control[kind], pipe), condition(kind, frames, truth)
+    for kind in (kind for kind in params.control if truth or kind not in FROM_TRUTH):
+        control = load_control(params.control[kind], pipe)
+        shown = condition(kind, frames.to(pipe.device), truth, params.conditions)
         for edit, prompt in entry.edits.items():
             label(pipe, f"edit {name} {edit} {kind}")
-            drawn = sample_controlled(pipe, control, shown, prompt, noise, params.edit.steps, **settings)
+            drawn = sample_controlled(pipe, control, shown, prompt, noise, params.edit.steps, **guidance(params))
             write_frames(folder / kind / edit, drawn)
 
 

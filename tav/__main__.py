@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        return _fail("out of memory: lower clip.size or clip.num_frames, or set tune.gradient_checkpointing to true", 4)
+        return _fail(f"out of memory: {_smaller(options.verb)}lower clip.size or clip.num_frames", 4)
     return 0
 
 
@@ -45,6 +45,8 @@ def _parser() -> _Parser:
 
 
 def _run(verb: str, name: str) -> None:
+    if verb == "use":  # which has to work when params.yaml does not
+        return import_module("studies.presets").use(name)
     params, stage = load_params(), name if verb == "notebook" else verb
     before = settings_of(params, stage, name)
     module, function = VERBS[verb][0].split(":")  # imported when it runs: a stage depends on what it imports
@@ -53,6 +55,19 @@ def _run(verb: str, name: str) -> None:
     after = settings_of(load_params(), stage, name)
     if changed := [key for key in before if before[key] != after.get(key)]:
         raise InputError(f"params.yaml changed while {verb} {name} was running ({', '.join(changed)}): run it again")
+
+
+def _smaller(verb: str) -> str:
+    """The settings that would save memory and are not made, in the order of what they save for what they cost."""
+    params = load_params()
+    todo = {
+        "set tune.gradient_checkpointing to true": verb != "edit" and not params.tune.gradient_checkpointing,
+        "set memory.dtype and tune.mixed_precision to bf16": params.memory.dtype == "float32",
+        "set memory.vae_frames to 1": params.memory.vae_frames > 1,
+        "set memory.offload to true": not params.memory.offload,
+        "set memory.attention_frames to 1": params.memory.attention_frames is None,
+    }
+    return "".join(f"{what}, " for what, open in todo.items() if open)
 
 
 VERBS = {  # verb -> the function, what its argument is, what --help says
@@ -66,8 +81,9 @@ VERBS = {  # verb -> the function, what its argument is, what --help says
     "objects": ("studies.objects:objects", "", "the clips of several objects, with and without control"),
     "benchmark": ("studies.benchmark:benchmark", "", "all methods on a whole list of clips, if benchmark.run is true"),
     "notebook": ("tav.notebook:execute_notebook", "NAME", "execute one of notebooks/ (its name without .py)"),
+    "use": ("studies.presets:use", "PRESET", "make params/PRESET.yaml the params.yaml; what was changed in it is kept"),
     "report": ("tav.report:write_report", "", "write reports/ from the results"),
-    "readme": ("tav.report:write_readme", "", "write the tables of README.md from reports/"),
+    "readme": ("studies.readme:write_readme", "", "write the tables of README.md from reports/"),
 }
 
 

@@ -1,9 +1,10 @@
-"""Weights in and out: tuned-only files, and UNets of image models and of released Tune-A-Video checkpoints."""
+"""Weights in and out: tuned-only files, UNets of image models and of released Tune-A-Video checkpoints, LoRA files."""
 
+import json
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
@@ -11,9 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tav.errors import InputError
-from tav.model import ADDED, inflate, tuned_parameters
+from tav.model import ADDED, tuned_parameters
 
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+WEIGHTS = [  # as the Hub has them: whole or in shards, in float32 or only in half precision, new or old
+    f"diffusion_pytorch_model.{end}"
+    for end in ("safetensors", "safetensors.index.json", "fp16.safetensors", "safetensors.index.fp16.json", "bin")
+]
 
 
 def save_tuned(pipe, path: str | Path) -> None:
@@ -44,11 +48,11 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"cannot read {path} ({error}): write or fetch it again") from error
 
 
-def load_unet(model: str | Path, dtype: torch.dtype = torch.float32, **inflation) -> UNet2DConditionModel:
-    """An inflated UNet from a folder or a Hub id; `inflation` goes to `inflate`.
+def read_unet(model: str | Path, dtype: torch.dtype = torch.float32) -> tuple[UNet2DConditionModel, dict[str, Tensor]]:
+    """The image UNet of a folder or a Hub id, and the weights {name: tensor} that it has no place for until inflated.
 
-    Image models bring weights for everything but T-Attn. Released Tune-A-Video checkpoints (class UNet3DConditionModel,
-    blocks named ...3D) and pipelines saved after tuning bring those of T-Attn as well, under the same names.
+    Image models bring none of these. Released Tune-A-Video checkpoints (class UNet3DConditionModel, blocks named ...3D)
+    and pipelines saved after tuning bring those of T-Attn, under the same names.
     """
     config = {k: _image_name(v) for k, v in UNet2DConditionModel.load_config(model, subfolder="unet").items()}
     weights = {name: tensor.to(dtype) for name, tensor in _read_unet_weights(model).items()}
@@ -56,16 +60,37 @@ def load_unet(model: str | Path, dtype: torch.dtype = torch.float32, **inflation
         unet = UNet2DConditionModel.from_config(config)
     try:
         unet.load_state_dict({n: t for n, t in weights.items() if not ADDED.search(n)}, assign=True)
-        inflate(unet.eval(), **inflation)
-        added = {n: t for n, t in weights.items() if ADDED.search(n)}
-        if added and inflation.get("temporal", True):
-            unet.load_state_dict(added | {n: t for n, t in unet.state_dict().items() if n not in added})
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"the UNet weights of {model} do not fit their config ({reason}...): fetch both again"
         ) from error
-    return unet
+    return unet.eval(), {n: t for n, t in weights.items() if ADDED.search(n)}
+
+
+def merge_lora(pipe: StableDiffusionPipeline, lora: str | Path) -> None:
+    """Add a LoRA's change to the image model's weights, in place: those of the UNet and, if it has some, of the text.
+
+    lora: a safetensors file, or a folder or Hub id that holds one, in the format of diffusers or of kohya.
+    Raises InputError if it cannot be had, is a pickle or was made for another model.
+    """
+    try:
+        if Path(lora).is_file() and Path(lora).suffix != ".safetensors":
+            raise ValueError("it is no safetensors file")
+        state, _ = pipe.lora_state_dict(lora, use_safetensors=True, unet_config=pipe.unet.config)
+        pipe.load_lora_weights(lora, use_safetensors=True)
+        parts = pipe.unet, pipe.text_encoder
+        taken = sum(".lora_" in name for part in parts for name, _ in part.named_parameters())
+        wanted = sum(".alpha" not in name for name in state)
+        if not 0 < taken == wanted:
+            raise ValueError(f"{taken} of its {wanted} matrices fit")
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"cannot merge the LoRA {lora} ({reason}): give a safetensors file or a Hub id that was made for this model"
+        ) from error
 
 
 def _image_name(value):
@@ -77,13 +102,25 @@ def _image_name(value):
 
 def _read_unet_weights(model: str | Path) -> dict[str, Tensor]:
     for name in WEIGHTS:
-        path = Path(model, "unet", name)
-        if not Path(model).is_dir():
-            try:
-                path = Path(hf_hub_download(str(model), f"unet/{name}"))
-            except EntryNotFoundError:
-                continue
-        if path.is_file():
-            # weights_only: an old .bin file is a pickle, and only its tensors are wanted.
-            return read_safetensors(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        if not (path := _unet_file(model, name)):
+            continue
+        if path.suffix == ".json":
+            shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+            if strange := [shard for shard in shards if Path(shard).name != shard]:
+                raise InputError(f"{path} names a file outside of its folder ({strange[0]}): fetch the model again")
+            files = [_unet_file(model, shard) or path.with_name(shard) for shard in shards]
+            return {name: tensor for file in files for name, tensor in read_safetensors(file).items()}
+        # weights_only: an old .bin file is a pickle, and only its tensors are wanted.
+        return read_safetensors(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     raise InputError(f"{model} has no {' or '.join(WEIGHTS)} in unet/: fetch the model again, in diffusers format")
+
+
+def _unet_file(model: str | Path, name: str) -> Path | None:
+    """A file of a model's unet/, fetched if the model is a Hub id; None if there is none of that name."""
+    if Path(model).is_dir():
+        path = Path(model, "unet", name)
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(str(model), f"unet/{name}"))
+    except EntryNotFoundError:
+        return None

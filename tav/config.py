@@ -27,24 +27,25 @@ Name = Annotated[str, StringConstraints(pattern="^[a-z0-9-]+$")]  # a name becom
 # The settings that each stage of dvc.yaml reads, which are its `params`; {} is a clip's name. No device: where a stage
 # runs changes its results by rounding only.
 USES = {
-    "tune": "model inflate clip.num_frames clip.size clip.fit tune clips.{}.source clips.{}.caption",
-    "invert": "model inflate clip.num_frames invert clips.{}.caption",
-    "edit": "model inflate clip.num_frames edit clips.{}.edits",
-    "01_method": "model",
-    "02_results": "model clip tune invert edit score margins clips",
-    "ablate": "model inflate clip.num_frames tune invert edit clips full seeds ablation.{}",
-    "ablate-full": "model inflate clip.num_frames tune invert edit clips full seeds full_ablation",
-    "baseline": "model clip.num_frames tune.seed edit clips baselines.{}",
-    "control": "model inflate clip.num_frames tune.seed edit control clips",
-    "objects": "model inflate clip tune invert edit control objects",
-    "cost": "model device inflate clip tune invert edit",
-    "benchmark": "benchmark model inflate clip tune invert edit baselines score",
-    "03_ablation": "model clip tune invert edit score clips full ablation full_ablation",
-    "04_baselines": "model clip tune invert edit score margins clips baselines benchmark",
-    "05_multi_object": "model clip tune invert edit score margins control objects",
-    "06_control": "model clip tune invert edit score margins clips control",
-    "07_cost": "model clip tune invert edit margins",
-    "report": "model device inflate clip tune invert edit score margins clips full ablation baselines control objects",
+    "tune": "model lora memory.dtype inflate clip.num_frames clip.size clip.fit tune clips.{}.source clips.{}.caption",
+    "invert": "model lora memory.dtype inflate clip.num_frames invert clips.{}.caption",
+    "edit": "model lora memory.dtype inflate clip.num_frames edit clips.{}.edits",
+    "01_method": "model lora",
+    "02_results": "model lora memory.dtype clip tune invert edit score margins clips",
+    "ablate": "model lora memory.dtype inflate clip.num_frames tune invert edit clips full seeds ablation.{}",
+    "ablate-full": "model lora memory.dtype inflate clip.num_frames tune invert edit clips full seeds full_ablation",
+    "baseline": "model lora memory.dtype clip.num_frames tune.seed edit clips baselines.{}",
+    "control": "model lora memory.dtype inflate clip.num_frames tune.seed edit control clips conditions",
+    "objects": "model lora memory.dtype inflate clip tune invert edit control objects conditions",
+    "cost": "model lora memory.dtype device inflate clip tune invert edit",
+    "benchmark": "benchmark.run benchmark.clips model lora memory.dtype inflate clip tune invert edit baselines score",
+    "03_ablation": "model lora memory.dtype clip tune invert edit score clips full ablation full_ablation",
+    "04_baselines": "model lora memory.dtype clip tune invert edit score margins clips baselines benchmark.clips",
+    "05_multi_object": "model lora memory.dtype clip tune invert edit score margins control objects conditions",
+    "06_control": "model lora memory.dtype clip tune invert edit score margins clips control conditions",
+    "07_cost": "model lora memory.dtype clip tune invert edit margins",
+    "report": "model lora memory device inflate clip tune invert edit score margins clips full ablation baselines "
+    "control objects",
 }
 
 PLAIN = {
@@ -71,6 +72,7 @@ class Inflate(Section):
     norm: Literal["clip", "frame"]
     attention: Literal["sparse-causal", "own", "first", "full"]
     temporal: bool
+    temporal_conv: bool
 
 
 class Clip(Section):
@@ -92,7 +94,17 @@ class Tune(Section):
     tune_down_blocks: bool
     gradient_checkpointing: bool
     mixed_precision: Literal["no", "fp16", "bf16"]
+    prior_preservation: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     save_every: Count
+
+
+class Memory(Section):
+    """What saves memory: half-precision weights, fewer frames at once, encoder and VAE off the GPU when not used."""
+
+    dtype: Literal["float32", "fp16", "bf16"]
+    vae_frames: Count
+    attention_frames: Count | None
+    offload: bool
 
 
 class Invert(Section):
@@ -111,9 +123,11 @@ class Edit(Section):
 
 
 class Score(Section):
-    """What scores: CLIP, an open_clip name such as ViT-L-14/openai or a folder; a judge's folder, or nothing."""
+    """What scores: CLIP, an open_clip name such as ViT-L-14/openai or a folder; what else there is, or nothing."""
 
     clip_model: Text
+    accuracy_model: str
+    pick_model: str
     judge: str
 
 
@@ -154,21 +168,33 @@ class Variant(Section):
     edit: dict = {}
 
 
+class Conditions(Section):
+    """The models that draw the conditions of a clip, folders or Hub ids."""
+
+    depth: str
+    openpose: str
+
+
 class Benchmark(Section):
-    """Whether `benchmark` runs all methods, and over which list of clips; what an earlier run found stays otherwise."""
+    """Whether `benchmark` runs all methods, over which list of clips, where these lie, and on which Ray cluster."""
 
     run: bool
     clips: Text
+    footage: Text
+    ray: str
+    retries: Annotated[int, Field(ge=0)]
 
 
 class Params(Section):
     """All of params.yaml."""
 
     model: Text
+    lora: str
     device: Literal["auto", "cpu", "cuda"]
     inflate: Inflate
     clip: Clip
     tune: Tune
+    memory: Memory
     invert: Invert
     edit: Edit
     score: Score
@@ -180,6 +206,7 @@ class Params(Section):
     full_ablation: dict[Name, Variant]
     baselines: dict[Name, dict[str, bool | int | float | str | None]]
     control: dict[Name, Text]
+    conditions: Conditions
     objects: dict[Name, ClipEntry]
     benchmark: Benchmark
 

@@ -7,6 +7,9 @@ A clip is a batch of images, `(b f) c h w`. Three things are added to an unmodif
 * clip GroupNorm (released behaviour): residual blocks normalise over all frames of a clip together.
 
 Tuned are the queries of both attentions and all of T-Attn (paper 3.3); everything else is frozen.
+
+An option that neither the paper nor the released code has, from the earlier implementation of bryandlee: a convolution
+over time after each 3x3 one, tuned as well.
 """
 
 import re
@@ -22,24 +25,25 @@ from torch import Tensor, nn
 
 from tav.errors import InputError
 
-TUNED = re.compile(r"\.attn[12]\.to_q\.|\.attn_temp\.")
-ADDED = re.compile(r"\.(attn|norm)_temp\.")
+TUNED = re.compile(r"\.attn[12]\.to_q\.|\.attn_temp\.|\.conv_temporal\.")
+ADDED = re.compile(r"\.(attn_temp|norm_temp|conv_temporal)\.")
 
 
-def _first(x: Tensor) -> Tensor:
-    return x[:, :1].expand_as(x)
+def _first(x: Tensor, start: int, stop: int) -> Tensor:
+    return x[:, :1].expand(-1, stop - start, -1, -1)
 
 
-def _sparse_causal(x: Tensor) -> Tensor:
-    previous = torch.cat([x[:, :1], x[:, :-1]], dim=1)
-    return torch.cat([_first(x), previous], dim=2)
+def _sparse_causal(x: Tensor, start: int, stop: int) -> Tensor:
+    previous = x[:, start - 1 : stop - 1] if start else torch.cat([x[:, :1], x[:, : stop - 1]], dim=1)
+    return torch.cat([_first(x, start, stop), previous], dim=2)
 
 
-def _full(x: Tensor) -> Tensor:
-    return rearrange(x, "b f n c -> b 1 (f n) c").expand(-1, x.shape[1], -1, -1)
+def _full(x: Tensor, start: int, stop: int) -> Tensor:
+    return rearrange(x, "b f n c -> b 1 (f n) c").expand(-1, stop - start, -1, -1)
 
 
-# What each frame's queries read, as a map of keys or values: b f n c -> b f m c. "own" is the image model's attention.
+# What the queries of frames start to stop read of the keys or values of all, b f n c -> b stop-start m c. "own" is the
+# image model's attention.
 ATTENTION = {"sparse-causal": _sparse_causal, "own": None, "first": _first, "full": _full}
 
 
@@ -47,23 +51,27 @@ class ClipAttnProcessor:
     """Self-attention of a frame over tokens of other frames of its clip, `(b f) n c` to the same shape (paper 3.2).
 
     In ST-Attn, "sparse-causal", frame i reads [z_1, z_{i-1}] and not itself; frame 1 reads [z_1, z_1].
+    `frames_at_once` bounds the frames whose queries attend together, and so the copies of what they read.
     """
 
-    def __init__(self, num_frames: int, attention: str):
+    def __init__(self, num_frames: int, attention: str, frames_at_once: int | None = None):
         self.num_frames, self.read = num_frames, ATTENTION[attention]
+        self.frames_at_once = frames_at_once or num_frames
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *_, **__) -> Tensor:
-        query = rearrange(attn.to_q(hidden_states), "bf n (h d) -> bf h n d", h=attn.heads)
-        key, value = (
-            rearrange(
-                self.read(rearrange(project(hidden_states), "(b f) n c -> b f n c", f=self.num_frames)),
-                "b f m (h d) -> (b f) h m d",
-                h=attn.heads,
-            )
-            for project in (attn.to_k, attn.to_v)
+        query, key, value = (
+            rearrange(project(hidden_states), "(b f) n c -> b f n c", f=self.num_frames)
+            for project in (attn.to_q, attn.to_k, attn.to_v)
         )
-        hidden_states = rearrange(F.scaled_dot_product_attention(query, key, value), "bf h n d -> bf n (h d)")
-        return attn.to_out[1](attn.to_out[0](hidden_states))
+        attended = []
+        for start in range(0, self.num_frames, self.frames_at_once):
+            stop = min(start + self.frames_at_once, self.num_frames)
+            parts = query[:, start:stop], self.read(key, start, stop), self.read(value, start, stop)
+            heads = (rearrange(part, "b f n (h d) -> (b f) h n d", h=attn.heads) for part in parts)
+            attended.append(
+                rearrange(F.scaled_dot_product_attention(*heads), "(b f) h n d -> b f n (h d)", b=len(query))
+            )
+        return attn.to_out[1](attn.to_out[0](rearrange(torch.cat(attended, dim=1), "b f n c -> (b f) n c")))
 
 
 class ClipGroupNorm(nn.GroupNorm):
@@ -101,6 +109,22 @@ def _add_temporal_attention(block: BasicTransformerBlock, num_frames: int) -> No
     block.register_forward_hook(_attend_over_time)
 
 
+def _convolve_over_time(conv: nn.Conv2d, _inputs, x: Tensor) -> Tensor:
+    """Convolution over the frames at each position, after a convolution of each frame."""
+    height, width = x.shape[-2:]
+    x = rearrange(x, "(b f) c h w -> (b h w) c f", f=conv.num_frames)
+    return rearrange(conv.conv_temporal(x), "(b h w) c f -> (b f) c h w", h=height, w=width)
+
+
+def _add_temporal_convolution(conv: nn.Conv2d, num_frames: int) -> None:
+    width, weight = conv.out_channels, conv.weight
+    conv.conv_temporal = nn.Conv1d(width, width, 3, padding=1, device=weight.device, dtype=weight.dtype)
+    nn.init.dirac_(conv.conv_temporal.weight)  # the identity
+    nn.init.zeros_(conv.conv_temporal.bias)
+    conv.num_frames = num_frames
+    conv.register_forward_hook(_convolve_over_time)
+
+
 def inflate(
     unet: UNet2DConditionModel,
     num_frames: int = 8,
@@ -108,6 +132,8 @@ def inflate(
     attention: str = "sparse-causal",
     temporal: bool = True,
     seed: int = 0,
+    temporal_conv: bool = False,
+    frames_at_once: int | None = None,
 ) -> UNet2DConditionModel:
     """Turn an image UNet into one over clips of `num_frames` frames, in place; its weights keep names and values.
 
@@ -115,6 +141,8 @@ def inflate(
     attention: what self-attention reads: "sparse-causal" (the first and the previous frame), "own", "first", or "full"
         (all frames).
     temporal: with or without T-Attn, which starts as the exact identity; `seed` fixes its other weights.
+    temporal_conv: with a convolution over three frames after each of 3x3, which starts as the exact identity, too.
+    frames_at_once: see `ClipAttnProcessor`; it changes memory and, by rounding, results.
     Afterwards exactly `tuned_parameters(unet)` require gradients; a batch that is not whole clips raises ValueError.
     Raises InputError for an unknown choice.
     """
@@ -127,12 +155,17 @@ def inflate(
     blocks = [module for module in unet.modules() if isinstance(module, BasicTransformerBlock)]
     if attention != "own":
         for block in blocks:
-            block.attn1.set_processor(ClipAttnProcessor(num_frames, attention))
+            block.attn1.set_processor(ClipAttnProcessor(num_frames, attention, frames_at_once))
     if temporal:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for block in blocks:
                 _add_temporal_attention(block, num_frames)
+    if temporal_conv:
+        for conv in [
+            module for module in unet.modules() if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+        ]:
+            _add_temporal_convolution(conv, num_frames)
     if norm == "clip":
         for block in [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]:
             block.norm1 = ClipGroupNorm(block.norm1, num_frames)
@@ -155,6 +188,21 @@ def inflate(
 def tuned_parameters(unet: UNet2DConditionModel) -> dict[str, nn.Parameter]:
     """What tuning changes, {released name: parameter}: W^Q of both attentions and all of T-Attn (paper 3.3).
 
-    The LayerNorm before T-Attn is new but not tuned (released behaviour).
+    The LayerNorm before T-Attn is new but not tuned (released behaviour). Convolutions over time are tuned, if any.
     """
     return {name: parameter for name, parameter in unet.named_parameters() if TUNED.search(name)}
+
+
+def image_model(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The image model that an inflated UNet was made from, frozen; weights that require no gradient are shared."""
+    with torch.device("meta"):
+        image = UNet2DConditionModel.from_config(unet.config)
+    image.load_state_dict(
+        {
+            name: parameter.detach().clone() if parameter.requires_grad else parameter.detach()
+            for name, parameter in unet.named_parameters()
+            if not ADDED.search(name)
+        },
+        assign=True,
+    )
+    return image.eval().requires_grad_(False)

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +17,9 @@ from einops import rearrange, repeat
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tav.checkpoint import load_unet
+from tav.checkpoint import merge_lora, read_unet
 from tav.errors import InputError
-
-FRAMES_AT_ONCE = 8  # through the VAE, whose activations at full size are the largest of all
+from tav.model import inflate
 
 # `embed` says the same in one line that tells what to do.
 logging.getLogger("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion").addFilter(
@@ -37,8 +38,22 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
     """A Stable Diffusion pipeline over clips: `encode_clip`, `invert`, and sampling by calling it.
 
     Its UNet is an inflated one (`tav.model.inflate`); frames are folded in the batch, so that stock diffusers pipelines
-    work on `pipe.components` with `num_frames` pictures per prompt.
+    work on `pipe.components` with `num_frames` pictures per prompt. `vae_frames` of them go through the VAE at once, as
+    its activations are the largest of all. A text encoder or VAE that is on the CPU while the UNet is on a GPU comes
+    over when it is used, and goes back.
     """
+
+    vae_frames = 8
+
+    @contextmanager
+    def at_hand(self, part: torch.nn.Module) -> Iterator[None]:
+        """Has the VAE or the text encoder on the UNet's device for a while."""
+        home = part.device
+        part.to(self.unet.device)
+        try:
+            yield
+        finally:
+            part.to(home)
 
     @property
     def components(self) -> dict:
@@ -63,9 +78,9 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
             raise InputError(
                 f"size {height}x{width} is no multiple of the VAE's factor {factor}: use {fits[0]}x{fits[1]}"
             )
-        clip = clip.to(self.vae.device, self.vae.dtype)
-        with torch.no_grad():
-            chunks = [self.vae.encode(chunk).latent_dist.parameters for chunk in clip.split(FRAMES_AT_ONCE)]
+        with torch.no_grad(), self.at_hand(self.vae):
+            clips = clip.to(self.vae.device, self.vae.dtype).split(self.vae_frames)
+            chunks = [self.vae.encode(chunk).latent_dist.parameters for chunk in clips]
         return DiagonalGaussianDistribution(torch.cat(chunks))
 
     def scale(self, latents: Tensor) -> Tensor:
@@ -80,7 +95,8 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
     def decode_clip(self, latents: Tensor) -> Tensor:
         """Scaled latents f c h w -> frames f 3 h w in [0, 1]."""
         latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        frames = torch.cat([self.vae.decode(chunk).sample for chunk in latents.split(FRAMES_AT_ONCE)])
+        with self.at_hand(self.vae):
+            frames = torch.cat([self.vae.decode(chunk).sample for chunk in latents.split(self.vae_frames)])
         return (frames / 2 + 0.5).clamp(0, 1)
 
     def embed(self, prompts: list[str], negative_prompts: list[str] | None = None) -> tuple[Tensor, Tensor | None]:
@@ -94,7 +110,7 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
                     f"the text encoder reads {longest} tokens, so this is cut: {cut!r}; shorten the prompt",
                     stacklevel=3,
                 )
-        with torch.no_grad():
+        with torch.no_grad(), self.at_hand(self.text_encoder):
             return self.encode_prompt(
                 prompts, self._execution_device, 1, negative_prompts is not None, negative_prompts
             )
@@ -180,22 +196,25 @@ def load_pipeline(
     temporal: bool = True,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    lora: str | Path = "",
+    **inflation,
 ) -> TuneAVideoPipeline:
     """Load and inflate a Stable Diffusion 1.x or 2.x model, or a released Tune-A-Video checkpoint.
 
     model: a folder in diffusers format or a Hub id, its weights safetensors or old .bin files; none of its code is run.
-    num_frames, norm, attention, temporal, seed: see `tav.model.inflate`.
+    num_frames, norm, attention, temporal, seed and other names: see `tav.model.inflate`.
+    lora: what is merged into the image model before it is inflated, see `merge_lora`; nothing if empty.
     Raises InputError with one line if the model cannot be had, is incomplete or broken.
     """
     model = str(model)
-    inflation = {"num_frames": num_frames, "norm": norm, "attention": attention, "temporal": temporal, "seed": seed}
+    inflation |= {"num_frames": num_frames, "norm": norm, "attention": attention, "temporal": temporal, "seed": seed}
     part = "unet"
     try:
-        unet = load_unet(model, dtype, **inflation)
+        unet, added = read_unet(model, dtype)
         part = "vae"
-        vae = AutoencoderKL.from_pretrained(model, subfolder=part, torch_dtype=dtype)
+        vae = _full_or_half(AutoencoderKL, model, part, torch_dtype=dtype)
         part = "text_encoder"
-        text_encoder = CLIPTextModel.from_pretrained(model, subfolder=part, dtype=dtype)
+        text_encoder = _full_or_half(CLIPTextModel, model, part, dtype=dtype)
         part = "tokenizer"
         tokenizer = CLIPTokenizer.from_pretrained(model, subfolder=part)
         if len(tokenizer) < text_encoder.config.vocab_size:  # a missing vocabulary loads as an empty one
@@ -203,20 +222,29 @@ def load_pipeline(
         part = "scheduler"
         # DDIM whatever the model names, because inversion needs it. Latents have no bounds to clip to.
         scheduler = DDIMScheduler.from_pretrained(model, subfolder=part, clip_sample=False)
+        parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler, "unet": unet}
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        if lora:
+            merge_lora(StableDiffusionPipeline(**parts), lora)
+        part = "unet"
+        inflate(unet, **inflation)
+        unet.load_state_dict({n: t for n, t in added.items() if n in unet.state_dict()}, strict=False)
     except InputError:
         raise
     except Exception as error:
         raise InputError(_why_not(model, part, error)) from error
-    return TuneAVideoPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    return TuneAVideoPipeline(**parts)
+
+
+def _full_or_half(kind, model: str, part: str, **dtype):
+    """A part of a model whose weights may be there in half precision only, as the Hub's variant fp16."""
+    try:
+        return kind.from_pretrained(model, subfolder=part, **dtype)
+    except OSError as error:
+        try:
+            return kind.from_pretrained(model, subfolder=part, variant="fp16", **dtype)
+        except OSError:
+            raise error from None
 
 
 def _why_not(model: str, part: str, error: Exception) -> str:

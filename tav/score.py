@@ -1,4 +1,4 @@
-"""CLIP scores as the field defines them, the reconstruction check, intervals over clips, and verdicts on claims."""
+"""CLIP scores and PickScore as the field has them, the reconstruction check, intervals over clips, and verdicts."""
 
 import json
 import math
@@ -15,8 +15,11 @@ from PIL import Image
 from scipy import stats
 from torch import Tensor
 from torch.nn import functional
+from transformers import CLIPModel, CLIPProcessor
 
 from tav.errors import InputError
+
+PICK_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # of the CLIP that PickScore was fine-tuned from
 
 
 class ClipScorer:
@@ -29,25 +32,34 @@ class ClipScorer:
     """
 
     def __init__(self, model: str | Path, device: str = "auto", square: int | None = None):
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.device, self.square = device, square
-        name, tag = _open_clip_name(model)
+        self.device, self.square = _device(device), square
+        name, _, tag = str(model).rpartition("/")
+        if Path(model).is_dir():
+            name, tag = f"local-dir:{model}", None
+        elif (name, tag) not in open_clip.list_pretrained():
+            known = "a folder with open_clip_config.json, or an open_clip name and weights such as ViT-L-14/openai"
+            raise InputError(f"no CLIP model {model}: give {known}")
         try:
-            self.model, self.prepare = open_clip.create_model_from_pretrained(name, pretrained=tag, device=device)
+            self.model, self.prepare = open_clip.create_model_from_pretrained(name, pretrained=tag, device=self.device)
             self.tokenizer = open_clip.get_tokenizer(name)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"cannot load the CLIP model {model}: {reason}; check score.clip_model") from error
+            raise InputError(f"cannot load the CLIP model {model}: {reason}; check score in params.yaml") from error
         self.model.eval()
+
+    def score(self, frames: Tensor, prompt: str, caption: str) -> dict[str, float]:
+        """The three CLIP scores of an edited clip, frames f 3 h w in [0, 1], by its edit prompt and source caption."""
+        images, edit, source = self.embed_frames(frames), self.embed_prompt(prompt), self.embed_prompt(caption)
+        return {
+            "frame consistency": frame_consistency(images),
+            "text alignment": text_alignment(images, edit),
+            "frame accuracy": frame_accuracy(images, edit, source),
+        }
 
     @torch.no_grad()
     def embed_frames(self, frames: Tensor) -> Tensor:
         """Embed frames: f 3 h w in [0, 1] -> f d, of unit length. Frames are rounded to 8 bits, as files hold them."""
-        pictures = rearrange((frames * 255).round().to(torch.uint8), "f c h w -> f h w c").cpu().numpy()
-        pictures = [Image.fromarray(picture) for picture in pictures]
-        if self.square:
-            pictures = [picture.resize((self.square, self.square), Image.Resampling.BICUBIC) for picture in pictures]
-        batch = torch.stack([self.prepare(picture) for picture in pictures]).to(self.device)
+        batch = torch.stack([self.prepare(picture) for picture in _pictures(frames, self.square)]).to(self.device)
         return functional.normalize(self.model.encode_image(batch).float(), dim=-1).cpu()
 
     @torch.no_grad()
@@ -67,16 +79,51 @@ class ClipScorer:
         return torch.equal(tokens, longer[:, : tokens.shape[1]])
 
 
-def _open_clip_name(model: str | Path) -> tuple[str, str | None]:
-    if Path(model).is_dir():
-        return f"local-dir:{model}", None
-    name, _, tag = str(model).rpartition("/")
-    if (name, tag) not in open_clip.list_pretrained():
-        raise InputError(
-            f"no CLIP model {model}: give a folder with open_clip_config.json, or a name and weights that open_clip "
-            "lists, such as ViT-L-14/openai"
-        )
-    return name, tag
+class PickScorer:
+    """PickScore (Kirstain et al. 2023), which people's choices between pictures taught, as the TGVE script takes it.
+
+    `model` is a folder or Hub id in transformers format, yuvalkirstain/PickScore_v1; where it has no processor of its
+    own, that of `PICK_PROCESSOR` is used. `device` and `square`: see `ClipScorer`. Raises InputError if it is not there
+    or incomplete.
+    """
+
+    def __init__(self, model: str | Path, device: str = "auto", square: int | None = None):
+        self.device, self.square = _device(device), square
+        try:
+            self.model, info = CLIPModel.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
+            if info["missing_keys"]:
+                raise ValueError(f"{len(info['missing_keys'])} weights are missing")
+            try:  # pil: the picture processing of the TGVE script
+                self.processor = CLIPProcessor.from_pretrained(model, backend="pil")
+            except OSError:
+                self.processor = CLIPProcessor.from_pretrained(PICK_PROCESSOR, backend="pil")
+            if len(self.processor.tokenizer) != self.model.config.text_config.vocab_size:
+                raise ValueError("its tokenizer is not the text model's")  # transformers makes up an empty one
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"cannot load PickScore from {model} ({reason}): check score.pick_model") from error
+        self.model.eval().to(self.device)
+
+    @torch.no_grad()
+    def score(self, frames: Tensor, prompt: str) -> float:
+        """Mean over frames f 3 h w in [0, 1] of exp(logit_scale) x cosine with the prompt, cut after 77 tokens."""
+        length = self.model.config.text_config.max_position_embeddings
+        text = self.processor.tokenizer(prompt, truncation=True, max_length=length, return_tensors="pt")
+        pictures = self.processor.image_processor(_pictures(frames, self.square), return_tensors="pt")
+        output = self.model(**text.to(self.device), **pictures.to(self.device))
+        return float(output.logits_per_image.double().mean())
+
+
+def _device(device: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def _pictures(frames: Tensor, square: int | None) -> list[Image.Image]:
+    pictures = rearrange((frames * 255).round().to(torch.uint8), "f c h w -> f h w c").cpu().numpy()
+    pictures = [Image.fromarray(picture) for picture in pictures]
+    if square:
+        pictures = [picture.resize((square, square), Image.Resampling.BICUBIC) for picture in pictures]
+    return pictures
 
 
 def frame_consistency(images: Tensor) -> float:
@@ -104,15 +151,6 @@ def frame_accuracy(images: Tensor, edit: Tensor, source: Tensor) -> float:
     images f d; edit, source d; all of unit length. A tie is not closer.
     """
     return 100 * float((images @ edit > images @ source).double().mean())
-
-
-def clip_scores(images: Tensor, edit: Tensor, source: Tensor) -> dict[str, float]:
-    """The three CLIP scores of one edited clip: images f d; edit prompt and source caption d; all of unit length."""
-    return {
-        "frame consistency": frame_consistency(images),
-        "text alignment": text_alignment(images, edit),
-        "frame accuracy": frame_accuracy(images, edit, source),
-    }
 
 
 def psnr(frames: Tensor, source: Tensor) -> float:
@@ -167,22 +205,20 @@ def decide(
     """One row of evidence: the claim, what was measured, what was expected, and the verdict.
 
     A number holds or fails. An interval holds if all of it is within the bounds, fails if none of it is, and is
-    undecided in between; so is a mean without an interval (one clip), and a value of None, which nothing measured.
+    undecided in between; so is a mean without an interval (one clip), and a value of None, which nothing measured. An
+    interval of no width that only touches its bound is undecided too: [0, 0] is no evidence of a gain.
     """
-    row = {"claim": claim, "measure": measure, "value": None, "interval": None, "unit": unit}
-    row["expected"] = _expected(at_least, at_most, unit)
-    row["verdict"] = "undecided"
-    if isinstance(value, Interval):
-        row["value"] = _rounded(value.mean)
-        if not math.isnan(value.low):
-            row["interval"] = [_rounded(value.low), _rounded(value.high)]
-            if value.high < at_least or value.low > at_most:
-                row["verdict"] = "fails"
-            elif at_least <= value.low and value.high <= at_most:
-                row["verdict"] = "holds"
-    elif value is not None:
-        row["value"] = _rounded(value)
-        row["verdict"] = "holds" if at_least <= value <= at_most else "fails"
+    mean, low, high = value if isinstance(value, Interval) else [math.nan if value is None else value] * 3
+    row = {"claim": claim, "measure": measure, "value": _rounded(mean), "interval": None, "unit": unit}
+    row |= {"expected": _expected(at_least, at_most, unit), "verdict": "undecided"}
+    touches = False
+    if isinstance(value, Interval) and not math.isnan(low):
+        row["interval"] = [_rounded(low), _rounded(high)]
+        touches = low == high and (low == at_least) != (high == at_most)
+    if high < at_least or low > at_most:  # a bound that is nan is on no side
+        row["verdict"] = "fails"
+    elif at_least <= low and high <= at_most and not touches:
+        row["verdict"] = "holds"
     return row
 
 

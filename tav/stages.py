@@ -24,6 +24,7 @@ from tav.pipeline import load_pipeline
 from tav.tune import tune
 
 RESULTS = Path("results")
+DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def tune_clip(params: Params, name: str) -> None:
@@ -66,7 +67,7 @@ def edit_clip(params: Params, name: str) -> None:
         sample_edits(pipe, params, name, noise, folder)
 
 
-def tune_with_progress(pipe, posterior, params: Params, name: str, state: Path) -> list[tuple[int, float]]:
+def tune_with_progress(pipe, posterior, params: Params, name: str, state: Path | None) -> list[tuple[int, float]]:
     """Tunes `pipe` on a clip's posterior with a progress bar; returns (step, loss)."""
     steps = tune(pipe, posterior, find_clip(params, name).caption, state=state, **params.tune.model_dump())
     losses = []
@@ -78,13 +79,26 @@ def tune_with_progress(pipe, posterior, params: Params, name: str, state: Path) 
 
 
 def sample_edits(pipe, params: Params, name: str, noise: torch.Tensor, folder: Path) -> None:
-    """Samples every edit of a clip into `folder`/<edit>, from `noise` or, with edit.noise random, from other noise."""
-    if params.edit.noise == "random":
-        noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(params.tune.seed))
-    settings = {"guidance_scale": params.edit.guidance_scale, "negative_prompt": params.edit.negative_prompt}
+    """Samples every edit of a clip into `folder`/<edit>, from its inverted noise or what `start_noise` makes of it."""
+    task = {"latents": start_noise(params, noise), "num_inference_steps": params.edit.steps, **guidance(params)}
     for edit, prompt in find_clip(params, name).edits.items():
         label(pipe, f"edit {name} {edit}")
-        write_frames(folder / edit, pipe(prompt, noise, params.edit.steps, output_type="pt", **settings).frames[0])
+        write_frames(folder / edit, pipe(prompt, **task, output_type="pt").frames[0])
+
+
+def start_noise(params: Params, inverted: torch.Tensor) -> torch.Tensor:
+    """What sampling starts from: a clip's inverted noise f c h w or, with edit.noise random, the seed's noise."""
+    return random_noise(params, inverted) if params.edit.noise == "random" else inverted
+
+
+def random_noise(params: Params, like: torch.Tensor) -> torch.Tensor:
+    """Noise of the same shape, drawn on the CPU from tune.seed."""
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(params.tune.seed))
+
+
+def guidance(params: Params) -> dict:
+    """The settings of `edit` that guide sampling, as the pipeline takes them."""
+    return {"guidance_scale": params.edit.guidance_scale, "negative_prompt": params.edit.negative_prompt}
 
 
 def read_source(params: Params, name: str) -> torch.Tensor:
@@ -107,13 +121,16 @@ def load_model(params: Params):
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is not deterministic
     logging.disable_progress_bar()  # what is worth a line, such as a caption that is cut, tav says itself
     logging.set_verbosity_error()
-    diffusers_logging.set_verbosity_error()
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
     device = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(params.device, params.device)
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but no GPU can be used: set device to auto or cpu in params.yaml")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    settings = params.inflate.model_dump() | {"seed": params.tune.seed}
-    pipe = load_pipeline(params.model, params.clip.num_frames, **settings).to(device)
+    settings = params.inflate.model_dump() | {"seed": params.tune.seed, "lora": params.lora}
+    settings |= {"frames_at_once": params.memory.attention_frames, "dtype": DTYPES[params.memory.dtype]}
+    pipe = load_pipeline(params.model, params.clip.num_frames, **settings)
+    pipe.vae_frames = params.memory.vae_frames
+    (pipe.unet if params.memory.offload else pipe).to(device)
     pipe.unet.to(memory_format=torch.channels_last)  # a tuning step is 8 % faster with it (benchmarks/results)
     return pipe
 

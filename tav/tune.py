@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tav.errors import InputError, NumericalError
-from tav.model import tuned_parameters
+from tav.model import image_model, tuned_parameters
 from tav.pipeline import TuneAVideoPipeline
 
 MIXED_PRECISION = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 TUNED = {  # which of the parameters that the paper tunes are trained
     "paper": lambda name: True,
-    "queries": lambda name: ".attn_temp." not in name,
-    "temporal": lambda name: ".attn_temp." in name,
+    "queries": lambda name: "_temp" not in name,
+    "temporal": lambda name: "_temp" in name,
     "everything": lambda name: True,
 }
 Draw = tuple[Tensor | None, Tensor, Tensor | int]
@@ -40,6 +40,7 @@ def tune(
     tune_down_blocks: bool = True,
     gradient_checkpointing: bool = False,
     mixed_precision: str = "no",
+    prior_preservation: float = 0.0,
     draws: Iterable[Draw] | None = None,
     state: str | Path | None = None,
     save_every: int = 50,
@@ -56,6 +57,8 @@ def tune(
     tune_down_blocks: False leaves the down blocks as they are, which the released code does by accident: its re-entrant
         checkpointing cuts their gradients.
     mixed_precision: "no", "fp16" or "bf16"; the tuned weights and the optimizer stay in float32.
+    prior_preservation: weight of a second loss, from bryandlee's implementation: how far the prediction of the first
+        frame is from the image model's, before tuning, of that frame alone. In [0, inf); 0 does without.
     draws: (posterior noise or None for the posterior's mode, noise, timestep) per step instead of the seeded draws.
     state: a file that is written every `save_every` steps and resumed from if it exists. A resumed run first yields the
         recorded losses and ends with the same bytes as one that was never stopped.
@@ -84,11 +87,13 @@ def tune(
     }
     run = _Run(trained, learning_rate, generator, torch.amp.GradScaler(device.type, enabled=half is torch.float16))
     settings = {"caption": caption, "learning_rate": learning_rate, "seed": seed, "mixed_precision": mixed_precision}
+    settings["prior_preservation"] = prior_preservation
 
     for name, parameter in pipe.unet.named_parameters():
         parameter.requires_grad_(name in trained)
     for parameter in trained.values():
         parameter.data = parameter.data.float()
+    prior = (prior_preservation, image_model(pipe.unet)) if prior_preservation else None
     if gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
     try:
@@ -101,7 +106,7 @@ def tune(
             draws = islice(draws, len(run.losses), None)
         for step, draw in zip(range(len(run.losses) + 1, steps + 1), draws, strict=False):
             with torch.autocast(device.type, dtype=half, enabled=half is not None):
-                loss = _loss(pipe, posterior, text, noise_scheduler, *draw)
+                loss = _loss(pipe, posterior, text, noise_scheduler, prior, *draw)
             run.losses.append(loss.item())
             if not math.isfinite(run.losses[-1]):
                 raise NumericalError(
@@ -128,8 +133,8 @@ def _random_draws(shape: torch.Size, timesteps: int, generator: torch.Generator)
         yield posterior_noise, noise, torch.randint(timesteps, (1,), generator=generator)
 
 
-def _loss(pipe, posterior, text, noise_scheduler, posterior_noise, noise, timestep) -> Tensor:
-    """Mean squared error of the prediction for one draw; noise f c h w."""
+def _loss(pipe, posterior, text, noise_scheduler, prior, posterior_noise, noise, timestep) -> Tensor:
+    """Mean squared error of the prediction for one draw; noise f c h w. `prior`: a weight and the image model."""
     latents = posterior.mode()
     if posterior_noise is not None:
         latents = latents + posterior.std * posterior_noise.to(latents)
@@ -142,7 +147,13 @@ def _loss(pipe, posterior, text, noise_scheduler, posterior_noise, noise, timest
     else:
         target = noise
     predicted = pipe.unet(noisy, timestep, text.expand(len(noisy), -1, -1)).sample
-    return F.mse_loss(predicted.float(), target.float())
+    loss = F.mse_loss(predicted.float(), target.float())
+    if prior:
+        weight, image = prior
+        with torch.no_grad():
+            alone = image(noisy[:1], timestep, text).sample
+        loss = loss + weight * F.mse_loss(predicted[:1].float(), alone.float())
+    return loss
 
 
 class _Run:

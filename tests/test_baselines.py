@@ -1,5 +1,7 @@
 """What defines each peer method, and that none leaves a trace in the model."""
 
+import shutil
+
 import pytest
 import torch
 from diffusers import (
@@ -504,6 +506,41 @@ def test_an_inversion_is_made_once_for_all_edits_of_a_clip(pipe):
         invert(pipe, *other)
         assert len(calls) == before + other[1]
     handle.remove()
+
+
+def test_attention_fusion_inverts_once_for_all_edits_of_a_clip_and_makes_the_same_frames(pipe):
+    calls = []
+    handle = pipe.unet.register_forward_hook(lambda *_: calls.append(1))
+    clip, once, same = torch.full((FRAMES, 3, 32, 32), 0.25), 4, {"threshold": 0.6}
+    run("attention-fusion", pipe, clip)
+    assert len(calls) == 2 * once  # inversion and sampling, with both prompts in one batch
+    for other, changed in (
+        ({"prompt": "a the and"} | same, once),
+        ({"clip": clip + 0.1}, 2 * once),
+        ({"caption": "a circle"}, 2 * once),
+        ({"caption": "a circle", "max_tokens": 0}, 2 * once),
+        ({"caption": "a circle", "max_tokens": 0, "cross_share": 0.5, "self_share": 0.5}, 2 * once),
+        ({}, 2 * once),
+    ):
+        before = len(calls)
+        run("attention-fusion", pipe, **{"clip": clip} | other)
+        assert len(calls) - before == changed, other
+    handle.remove()
+    again = run("attention-fusion", pipe, clip, prompt="a the and", **same)
+    pipe._fused_inversion = (None,) * 3
+    assert torch.equal(run("attention-fusion", pipe, clip, prompt="a the and", **same), again)
+
+
+def test_a_text_to_video_model_is_loaded_once_for_all_edits(pipe, adapter, tmp_path):
+    shutil.copytree(adapter, tmp_path / "first")
+    settings = {"model": str(tmp_path / "first"), "steps": 2}
+    frames = run("text-to-video", pipe, **settings)
+    shutil.rmtree(tmp_path / "first")
+    run("text-to-video", pipe, prompt="the", **settings)
+    assert torch.equal(run("text-to-video", pipe, **settings), frames)
+    assert torch.equal(run("text-to-video", pipe, **settings | {"model": adapter}), frames)
+    with pytest.raises(InputError, match="cannot load"):  # the last one alone is kept
+        run("text-to-video", pipe, **settings)
 
 
 def test_text_to_video_without_a_model_says_what_to_give(pipe, tmp_path):

@@ -185,7 +185,38 @@ def test_out_of_memory_ends_with_code_4_and_names_the_settings(refusal, set_para
     set_params({"clip.size": 2_000_000})  # tens of terabytes
     code, words = refusal("tune", "square")
     assert code == 4
-    assert words == "out of memory: lower clip.size or clip.num_frames, or set tune.gradient_checkpointing to true"
+    assert words == (
+        "out of memory: set tune.gradient_checkpointing to true, set memory.dtype and tune.mixed_precision to bf16, "
+        "set memory.vae_frames to 1, set memory.offload to true, set memory.attention_frames to 1, "
+        "lower clip.size or clip.num_frames"
+    )
+
+
+def test_out_of_memory_names_only_what_is_not_set_yet(refusal, set_params):
+    memory = {"memory.dtype": "bf16", "memory.vae_frames": 1, "memory.offload": True, "memory.attention_frames": 1}
+    set_params({"clip.size": 2_000_000, "tune.mixed_precision": "bf16", "tune.gradient_checkpointing": True} | memory)
+    assert refusal("tune", "square") == (4, "out of memory: lower clip.size or clip.num_frames")
+
+
+def test_less_memory_gives_the_same_clip(workplace, set_params):
+    for verb in ("tune", "invert", "edit"):
+        assert main([verb, "square"]) == 0
+    edited = read_frames("results/edit/square/object")
+    set_params({"memory.vae_frames": 1, "memory.offload": True, "memory.attention_frames": 1})
+    set_params({"tune.gradient_checkpointing": True})
+    for verb in ("tune", "invert", "edit"):
+        assert main([verb, "square"]) == 0
+    assert (read_frames("results/edit/square/object") - edited).abs().max() <= 2 / 255
+
+
+def test_frozen_weights_in_half_precision_go_through_all_stages_and_need_mixed_precision(refusal, set_params):
+    set_params({"memory.dtype": "bf16"})
+    code, words = refusal("tune", "square")
+    assert code == 2 and "mixed_precision fp16 or bf16" in words
+    set_params({"tune.mixed_precision": "bf16"})
+    for verb in ("tune", "invert", "edit"):
+        assert main([verb, "square"]) == 0
+    assert len(read_frames("results/edit/square/object")) == 4
 
 
 def test_settings_that_change_while_a_stage_runs_are_refused(refusal):

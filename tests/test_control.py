@@ -1,4 +1,4 @@
-"""Conditions as they are drawn, and ControlNets and adapters over a clip, with random weights."""
+"""ControlNets and adapters over a clip, in the layouts of their Hub repositories with random weights."""
 
 import json
 from pathlib import Path
@@ -13,31 +13,31 @@ from studies.control import control_clips, next_clip
 from tav import load_pipeline, load_tuned
 from tav.clip import read_frames
 from tav.config import load_params
-from tav.control import (
-    CENTRE,
-    HAND,
-    HEAD,
-    condition,
-    edges,
-    load_control,
-    mask,
-    pose,
-    sample_controlled,
-)
+from tav.control import load_control, sample_controlled
 from tav.errors import InputError
 from tav.stages import invert_clip, load_model, tune_clip
-from tav.truth import Truth
 from tests import tiny
+from tests.test_conditions import Touches, save_depth_model
 
 FRAMES = 4
+OLD = {  # the keys of config.json in the Hub's repositories
+    "adapter": """_class_name _diffusers_version adapter_type channels downscale_factor in_channels
+        num_res_blocks""".split(),
+    "controlnet": """_class_name _diffusers_version act_fn attention_head_dim block_out_channels class_embed_type
+        conditioning_embedding_out_channels controlnet_conditioning_channel_order cross_attention_dim down_block_types
+        downsample_padding flip_sin_to_cos freq_shift in_channels layers_per_block mid_block_scale_factor norm_eps
+        norm_num_groups num_class_embeds only_cross_attention projection_class_embeddings_input_dim
+        resnet_time_scale_shift upcast_attention use_linear_projection""".split(),
+}
 BOTH = pytest.mark.parametrize("role", ["controlnet", "adapter"])
 
 
-def make(role, awake=True):
-    """A control for the tiny UNet; a new ControlNet ends in zeros, which `awake` replaces."""
+def make(role, awake=True, **config):
+    """A control for the tiny UNet; a new ControlNet ends in zeros, which `awake` replaces. `config`: an adapter's."""
     torch.manual_seed(5)
     if role == "adapter":
-        return T2IAdapter(channels=[16, 32], num_res_blocks=1, downscale_factor=4, adapter_type="full_adapter").eval()
+        settings = {"channels": [16, 32], "num_res_blocks": 1, "downscale_factor": 4, "adapter_type": "full_adapter"}
+        return T2IAdapter(**settings | config).eval()
     control = ControlNetModel.from_unet(tiny.unet(), conditioning_embedding_out_channels=(8, 16, 32)).eval()
     for parameter in control.parameters() if awake else ():
         if not parameter.any():
@@ -64,60 +64,6 @@ def noise():
 @pytest.fixture
 def shown():
     return torch.rand(FRAMES, 3, 32, 32, generator=torch.Generator().manual_seed(4))
-
-
-@pytest.fixture
-def truth():
-    """Two things in two frames of 64 pixels: upright, then a quarter turn clockwise."""
-    seen = torch.zeros(2, 64, 64, dtype=torch.bool)
-    seen[0, 10:20, 30:40] = seen[1, 40:50, 5:15] = True
-    things = torch.tensor([[[0.5, 0.5, 0.5, 0.0]], [[0.5, 0.5, 0.5, 90.0]]])
-    return Truth({"count": "1"}, {}, seen, things)
-
-
-def pixel(picture, x, y):
-    return tuple((picture[:, y, x] * 255).round().int().tolist())
-
-
-def test_edges_are_white_along_a_border_and_nowhere_else():
-    drawn = edges((tiny.moving_square(FRAMES) + 1) / 2)
-    assert drawn.shape == (FRAMES, 3, 32, 32) and set(drawn.unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(drawn[:, 0], drawn[:, 1]) and torch.equal(drawn[:, 0], drawn[:, 2])
-    for index, picture in enumerate(drawn[:, 0]):
-        rows, columns = picture.nonzero(as_tuple=True)
-        left = 4 + 3 * index  # the square is 12 pixels wide, its rows are 8 to 19
-        assert (rows.min(), rows.max()) == (8, 19) or (rows.min(), rows.max()) == (7, 19)
-        assert columns.min() in (left - 1, left) and columns.max() in (left + 11, left + 12)
-        assert not picture[10:18, left + 2 : left + 10].any() and 36 <= picture.sum() <= 52
-
-
-def test_a_mask_is_white_where_a_thing_is(truth):
-    drawn = mask(truth)
-    expected = torch.zeros(2, 3, 64, 64)
-    expected[0, :, 10:20, 30:40] = expected[1, :, 40:50, 5:15] = 1
-    assert torch.equal(drawn, expected)
-
-
-def test_a_pose_tells_centre_size_and_which_way_is_up(truth):
-    drawn = pose(truth)
-    assert drawn.shape == (2, 3, 64, 64) and 0 <= drawn.min() and drawn.max() <= 1
-    for picture, up, right in ((drawn[0], (32, 16), (48, 32)), (drawn[1], (48, 32), (32, 48))):
-        assert [pixel(picture, *place) for place in ((32, 32), up, right)] == [CENTRE, HEAD, HAND]
-        assert not picture[:, :8].any() and not picture[:, :, :8].any()
-
-
-def test_every_kind_is_drawn_by_its_name(truth):
-    frames = (tiny.moving_square(2, size=64) + 1) / 2
-    for kind, expected in (("edges", edges(frames)), ("mask", mask(truth)), ("pose", pose(truth))):
-        assert torch.equal(condition(kind, frames, truth), expected)
-    assert torch.equal(condition("edges", frames, None), edges(frames))
-
-
-@pytest.mark.parametrize(("kind", "message"), [("depth", "no control of kind depth"), ("pose", "a clip's truth")])
-def test_a_condition_that_cannot_be_drawn_is_refused_in_one_line(kind, message):
-    with pytest.raises(InputError, match=message) as refused:
-        condition(kind, torch.zeros(2, 3, 64, 64), None)
-    assert "\n" not in str(refused.value)
 
 
 @BOTH
@@ -181,16 +127,55 @@ def test_a_saved_control_is_loaded_by_the_class_in_its_config(pipe, tmp_path, ro
         assert torch.equal(parameter, saved.float())
 
 
+@BOTH
+@pytest.mark.parametrize("weights", ["bin", "safetensors"])
+def test_a_hub_repository_of_an_old_release_is_loaded(pipe, noise, shown, tmp_path, role, weights):
+    """lllyasviel/sd-controlnet-* were saved by diffusers 0.14, T2I-Adapters for SD 1.5 as .bin alone."""
+    control = make(role)
+    control.save_pretrained(tmp_path, safe_serialization=weights == "safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key in OLD[role]} | {"_diffusers_version": "0.14.0.dev0"}
+    assert set(config) == set(OLD[role])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".json"] == [f".{weights}"]
+    drawn = [sample_controlled(pipe, c, shown, "a", noise, 2) for c in (control, load_control(tmp_path, pipe))]
+    assert torch.equal(*drawn)
+
+
+@BOTH
+def test_weights_that_would_run_code_are_not_loaded(pipe, tmp_path, role):
+    make(role).save_pretrained(tmp_path)
+    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save({"weight": Touches(tmp_path / "ran")}, tmp_path / "diffusion_pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot load"):
+        load_control(tmp_path, pipe)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_adapter_of_one_channel_sees_the_condition_in_grey(pipe, noise, shown, tmp_path):
+    """As TencentARC/t2iadapter_canny_sd15v2; those of depth and openpose see three."""
+    make("adapter", in_channels=1).save_pretrained(tmp_path)
+    grey = load_control(tmp_path, pipe)
+    drawn = sample_controlled(pipe, grey, shown, "a", noise, 2)
+    same = shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(sample_controlled(pipe, grey, same, "a", noise, 2), drawn, atol=1e-5, rtol=0)
+    assert not torch.allclose(sample_controlled(pipe, grey, 1 - shown, "a", noise, 2), drawn, atol=1e-3)
+
+
 def test_a_control_that_cannot_be_used_is_refused_in_one_line(pipe, tiny_model, tmp_path):
     make("adapter").save_pretrained(tmp_path / "broken")
     (tmp_path / "broken/diffusion_pytorch_model.safetensors").unlink()
-    wide = T2IAdapter(channels=[16, 64], num_res_blocks=1, downscale_factor=4, adapter_type="full_adapter")
-    wide.save_pretrained(tmp_path / "wide")
+    make("adapter", channels=[16, 64]).save_pretrained(tmp_path / "wide")
+    make("adapter", downscale_factor=8).save_pretrained(tmp_path / "coarse")  # as those of Stable Diffusion XL
+    sd2 = ControlNetModel.from_unet(tiny.unet(cross_attention_dim=64), conditioning_embedding_out_channels=(8, 16, 32))
+    sd2.save_pretrained(tmp_path / "sd2")
     for folder, message in (
         (tmp_path / "none", "cannot load .*none"),
         (tmp_path / "broken", "cannot load .*broken"),
         (tiny_model / "unet", "cannot load .*unet"),
-        (tmp_path / "wide", r"widths \[16, 64\]"),
+        (tmp_path / "wide", r"widths \[16, 64\], not \[16, 32\]"),
+        (tmp_path / "coarse", "latents smaller by 8, not 4"),
+        (tmp_path / "sd2", "text of width 64, not 32"),
     ):
         with pytest.raises(InputError, match=message) as refused:
             load_control(folder, pipe)
@@ -265,8 +250,21 @@ def test_the_last_clip_is_followed_by_the_first(tuned):
     assert next_clip(tuned, "square") == "known" and next_clip(tuned, "known") == "square"
 
 
+def test_what_is_drawn_from_frames_needs_no_truth(tuned, set_params):
+    save_depth_model(Path("models/dpt"))
+    make("adapter", in_channels=1).save_pretrained("models/canny")
+    set_params({"control": {"depth": "models/edges", "edges": "models/canny", "mask": "models/mask"}})
+    set_params({"conditions.depth": "models/dpt", "clips": {"square": tuned.clips["square"].model_dump(mode="json")}})
+    invert_clip(tuned, "square")
+    control_clips(load_params())
+    folders = {str(path.parent) for path in files("results/control")}
+    drawn = {f"{kind}/{rest}" for kind in ("depth", "edges") for rest in ("own/square/object", "own/square/place")}
+    assert folders == drawn | {"depth/condition/square", "edges/condition/square"}
+    assert read_frames("results/control/depth/condition/square").max() == 1
+
+
 def test_an_unknown_kind_is_refused_before_anything_is_drawn(tuned, set_params):
-    set_params({"control": {"depth": "models/edges"}})
-    with pytest.raises(InputError, match="no control of kind depth: use edges, mask, pose"):
+    set_params({"control": {"canny": "models/edges"}})
+    with pytest.raises(InputError, match="no control of kind canny: use edges, depth, openpose, mask or pose"):
         control_clips(load_params())
     assert not Path(".state/control").exists() and not Path("results/control").exists()

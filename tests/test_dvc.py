@@ -30,13 +30,13 @@ SMALL = {
     "clip": {"num_frames": 3, "size": 32, "fit": "crop", "fps": 8},
     "invert": {"steps": 2},
     "edit": {"steps": 2, "noise": "inverted", "guidance_scale": 7.5, "negative_prompt": ""},
-    "score": {"clip_model": "models/miniature/clip", "judge": ""},
+    "score": {"clip_model": "models/miniature/clip", "accuracy_model": "", "pick_model": "", "judge": ""},
     "ablation": {"own": {"inflate": {"attention": "own"}}},
     "full_ablation": {},
     "baselines": {"per-frame": {"guidance_scale": 2.0}},
     "control": {"edges": "models/miniature/controlnet-edges"},
     "objects": {"pair": CLIP},
-    "benchmark": {"run": False, "clips": "data/evaluation.yaml"},
+    "benchmark": {"run": False, "clips": "data/evaluation.yaml", "footage": "data/clips", "ray": "", "retries": 1},
 }
 
 

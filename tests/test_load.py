@@ -7,12 +7,17 @@ import shutil
 import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 
-from tav import load_pipeline, tune
+from tav import load_pipeline, tune, tuned_parameters
 from tav.errors import InputError
+from tav.model import inflate
 from tests import tiny
+
+IMAGE = {"attention": "own", "temporal": False, "norm": "frame"}
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +114,139 @@ def test_an_old_pickle_is_read_for_its_tensors_only(folder, tmp_path):
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps({"conv_in.weight": Attack()}))
     refused(folder)
     assert not (tmp_path / "attacked").exists()
+
+
+def same_weights(pipe, other):
+    parts = ("unet", "vae", "text_encoder")
+    pairs = [(getattr(pipe, part).state_dict(), getattr(other, part).state_dict()) for part in parts]
+    return all(torch.equal(second[name], weight) for first, second in pairs for name, weight in first.items())
+
+
+def test_a_dreambooth_checkpoint_of_2022_is_the_same_model(folder, saved):
+    """Only .bin files, a config of few keys, and by their old names the VAE's attention and a buffer of the text."""
+    old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    for part, name in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        path = folder / part / f"{name}.safetensors"
+        weights = load_file(path)
+        path.unlink()
+        if part == "vae":
+            for new, before in old.items():
+                weights = {key.replace(new, before): tensor for key, tensor in weights.items()}
+        if part == "text_encoder":
+            weights["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+            name = "pytorch_model"
+        torch.save(weights, path.with_name(f"{name}.bin"))
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    kept = ("_class_name", "sample_size", "block_out_channels", "layers_per_block", "norm_num_groups")
+    kept += ("attention_head_dim", "cross_attention_dim", "down_block_types", "up_block_types")
+    (folder / "unet" / "config.json").write_text(json.dumps({key: config[key] for key in kept}))
+    assert same_weights(load_pipeline(folder), load_pipeline(saved))
+
+
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "30KB"}], ids=["whole", "sharded"])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_load_whole_or_in_shards_and_in_full_or_half_precision(saved, tmp_path, variant, shards):
+    stock = StableDiffusionPipeline.from_pretrained(saved, safety_checker=None)
+    if variant:
+        stock.to(dtype=torch.float16)
+    stock.save_pretrained(tmp_path, variant=variant, **shards)
+    assert any("index" in path.name for path in (tmp_path / "unet").iterdir()) == bool(shards)
+    assert any("fp16" in path.name for path in (tmp_path / "unet").iterdir()) == bool(variant)
+    pipe, weights = load_pipeline(tmp_path, **IMAGE), load_pipeline(saved, **IMAGE).unet.state_dict()
+    assert pipe.unet.dtype == torch.float32
+    for name, weight in pipe.unet.state_dict().items():
+        assert torch.equal(weight, weights[name].to(stock.dtype).float())
+
+
+def test_shards_that_lie_outside_of_their_folder_or_are_missing_are_refused(saved, folder, tmp_path):
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    for shard, why in (("../../secret.safetensors", "outside of its folder"), ("gone.safetensors", "gone.safetensors")):
+        weights.unlink(missing_ok=True)
+        index = {"weight_map": {"conv_in.weight": shard}}
+        weights.with_name("diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+        assert why in refused(folder)
+
+
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+OF_TEXT = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+
+
+@pytest.fixture(scope="module")
+def adapted(saved, tmp_path_factory):
+    """An image pipeline with LoRA layers of its UNet and text encoder, and the files that hold them."""
+    folder = tmp_path_factory.mktemp("lora")
+    pipe = StableDiffusionPipeline.from_pretrained(saved, safety_checker=None)
+    torch.manual_seed(2)
+    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=TARGETS))
+    pipe.text_encoder.add_adapter(LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=OF_TEXT))
+    layers = get_peft_model_state_dict(pipe.unet), get_peft_model_state_dict(pipe.text_encoder)
+    pipe.save_lora_weights(folder, *layers)
+    kohya = {}
+    for part, state in (("lora_unet_", layers[0]), ("lora_te_text_model_", layers[1])):
+        for name, weight in state.items():
+            layer, which = name.removesuffix(".weight").rsplit(".", 1)
+            layer = part + layer.replace(".", "_")
+            kohya[f"{layer}.{'lora_down' if which == 'lora_A' else 'lora_up'}.weight"] = weight
+            kohya[f"{layer}.alpha"] = torch.tensor(2.0)
+    save_file(kohya, folder / "kohya.safetensors")
+    return pipe, folder
+
+
+@pytest.mark.parametrize("name", ["", "pytorch_lora_weights.safetensors", "kohya.safetensors"])
+def test_a_lora_is_merged_into_the_image_model_which_keeps_its_names(saved, adapted, name):
+    stock, folder = adapted
+    pipe = load_pipeline(saved, 2, **IMAGE, lora=folder / name)
+    plain = load_pipeline(saved, 2, **IMAGE)
+    latents, time, text = torch.randn(2, 4, 8, 8), torch.tensor(300), torch.randn(2, 7, tiny.TEXT_WIDTH)
+    tokens = torch.arange(7)[None]
+    with torch.no_grad():
+        wanted, got, before = (model.unet(latents, time, text).sample for model in (stock, pipe, plain))
+        read = [model.text_encoder(tokens)[0] for model in (stock, pipe, plain)]
+    assert torch.allclose(got, wanted, atol=1e-5) and not torch.allclose(before, wanted, atol=1e-2)
+    assert torch.allclose(read[1], read[0], atol=1e-5) and not torch.allclose(read[2], read[0], atol=1e-2)
+    assert pipe.unet.state_dict().keys() == plain.unet.state_dict().keys()
+    assert pipe.text_encoder.state_dict().keys() == plain.text_encoder.state_dict().keys()
+
+
+def test_a_model_with_a_lora_is_tuned_as_any_other(saved, adapted):
+    pipe = load_pipeline(saved, 4, lora=adapted[1])
+    assert tuned_parameters(pipe.unet).keys() == tuned_parameters(load_pipeline(saved, 4).unet).keys()
+    assert len(list(tune(pipe, tiny.moving_square(), "a square", steps=2, learning_rate=1e-3))) == 2
+
+
+def test_a_lora_that_cannot_be_merged_is_refused_in_one_line(saved, adapted, tmp_path):
+    weights = load_file(adapted[1] / "pytorch_lora_weights.safetensors")
+    torch.save(weights, tmp_path / "pickle.bin")
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    (tmp_path / "empty").mkdir()
+    save_file({"a": torch.zeros(2)}, tmp_path / "nothing.safetensors")
+    wide = {name: weight.repeat(1, 3) if "lora_A" in name else weight for name, weight in weights.items()}
+    save_file(wide, tmp_path / "wide.safetensors")
+    more = weights | {f"unet.gone.to_q.lora_{part}.weight": torch.zeros(2, 2) for part in "AB"}
+    save_file(more, tmp_path / "more.safetensors")
+    whys = {"pickle.bin": "no safetensors file", "wide.safetensors": "size mismatch", "more.safetensors": "of its"}
+    for name in (
+        "pickle.bin",
+        "broken.safetensors",
+        "empty",
+        "nothing.safetensors",
+        "wide.safetensors",
+        "more.safetensors",
+    ):
+        message = refused(saved, lora=tmp_path / name)
+        assert "cannot merge the LoRA" in message and whys.get(name, "") in message
+
+
+def test_an_image_model_of_version_1_4_has_the_papers_number_of_parameters():
+    config = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+        before = sum(parameter.numel() for parameter in unet.parameters())
+        inflate(unet, 24)
+    after = sum(parameter.numel() for parameter in unet.parameters())
+    trained = sum(parameter.numel() for parameter in tuned_parameters(unet).values())
+    assert [round(count / 1e6, 1) for count in (before, after, trained)] == [859.5, 909.1, 74.4]

@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from einops import repeat
 
 from tav.errors import InputError
-from tav.model import ADDED, inflate, tuned_parameters
+from tav.model import ADDED, image_model, inflate, tuned_parameters
 from tests import tiny
 
 FRAMES = 5
@@ -64,7 +64,7 @@ def test_the_keys_of_a_frame_leave_out_the_frame_itself():
     unet = inflate(one_block_unet(), FRAMES, norm="frame")
     attention = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1
     hidden = torch.randn(FRAMES, 6, attention.to_q.in_features)
-    read = attention.processor.read(hidden[None])[0]
+    read = attention.processor.read(hidden[None], 0, FRAMES)[0]
     assert torch.equal(read[3], torch.cat([hidden[0], hidden[2]]))
     assert torch.equal(read[0], torch.cat([hidden[0], hidden[0]]))
 
@@ -174,3 +174,39 @@ def test_stable_diffusion_gains_what_the_released_checkpoints_hold():
     millions = [round(count / 1e6, 1) for count in (before, after, sum(p.numel() for p in tuned))]
     assert millions == [859.5, 909.1, 74.4]
     assert len(tuned) == 16 * 7
+
+
+@pytest.mark.parametrize("attention", ["sparse-causal", "first", "full"])
+@pytest.mark.parametrize("frames_at_once", [1, 2, 3])
+def test_attending_by_a_few_frames_at_once_changes_nothing(attention, frames_at_once):
+    whole = predict(inflate(tiny.unet(), FRAMES, attention=attention), *inputs())
+    parts = predict(inflate(tiny.unet(), FRAMES, attention=attention, frames_at_once=frames_at_once), *inputs())
+    assert torch.allclose(parts, whole, atol=1e-5)
+
+
+def test_convolutions_over_time_start_as_the_identity_and_are_tuned():
+    plain, convolved = inflate(tiny.unet(), FRAMES), inflate(tiny.unet(), FRAMES, temporal_conv=True)
+    assert torch.allclose(predict(convolved, *inputs()), predict(plain, *inputs()), atol=1e-5)
+    added = convolved.state_dict().keys() - plain.state_dict().keys()
+    kernels = [m for m in plain.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert len(added) == 2 * len(kernels) and all(".conv_temporal." in name for name in added)
+    assert tuned_parameters(convolved).keys() - tuned_parameters(plain).keys() == added
+
+
+def test_a_convolution_over_time_joins_a_frame_with_its_neighbours():
+    unet = one_block_unet()
+    only = inflate(unet, FRAMES, norm="frame", attention="own", temporal=False, temporal_conv=True)
+    for name, parameter in only.named_parameters():
+        if name == "conv_in.conv_temporal.weight":
+            torch.nn.init.normal_(parameter, std=0.1)
+    assert frames_seen(only, 2) == {1, 2, 3}
+
+
+def test_the_image_model_of_an_inflated_unet_is_the_one_it_was_made_from():
+    unet = inflate(tiny.unet(), FRAMES, temporal_conv=True)
+    wake_time(unet)
+    image = image_model(unet)
+    assert torch.equal(predict(image, *inputs()), predict(tiny.unet(), *inputs()))
+    shared = {p.data_ptr() for p in unet.parameters()} & {p.data_ptr() for p in image.parameters()}
+    queries = [name for name in tuned_parameters(unet) if "_temp" not in name]
+    assert len(shared) == len(list(image.parameters())) - len(queries)

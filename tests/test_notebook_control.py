@@ -9,15 +9,16 @@ import pandas as pd
 import pytest
 import torch
 
+from studies.conditions import FROM_TRUTH, condition
 from tav.clip import read_clip, write_frames
 from tav.config import load_params
-from tav.control import KINDS, condition
 from tav.notebook import run_notebook
 from tav.truth import truth_beside
 from tests.tiny_clip import save_clip
 
 ROOT = Path(__file__).parent.parent
 JUDGE = ROOT / "models/miniature/judge"
+KINDS = ("edges", *FROM_TRUTH)
 CLIPS = {
     "bus-weaving": "a cartoon of a bus weaving in the desert",
     "duck-turning": "a cartoon of a bus turning in space",
@@ -47,6 +48,12 @@ def run():
     return files, json.loads((path.parent / "metrics.json").read_text())
 
 
+def told(text):
+    cells = nbformat.read("results/notebooks/06_control/06_control.ipynb", as_version=4).cells
+    shown = [out.get("data", {}).get("text/markdown", "") for cell in cells for out in cell.get("outputs", [])]
+    return [markdown for markdown in shown if text in markdown]
+
+
 def figures(files):
     return {file.name for file in files if file.parent.name == "figures"}
 
@@ -71,6 +78,46 @@ def test_footage_without_truth_is_shown_under_its_edges_and_what_needs_a_judge_s
     assert scores.groupby("method").size().to_dict() == {"Tune-A-Video": 3, "edges": 3}
 
 
+def test_depth_and_openpose_of_real_footage_are_shown_and_their_claims_stay_open(project, set_params):
+    source = {"path": "square.mp4", "start": 0, "stride": 1}
+    clips = {name: {"source": source, "caption": "a square", "edits": {"place": "in snow"}} for name in ("one", "two")}
+    set_params({"clips": clips, "control": {"depth": "models/depth", "openpose": "models/openpose"}})
+    torch.manual_seed(0)
+    for name in clips:
+        for kind in ("depth", "openpose"):
+            for folder in (f"own/{name}/place", f"other/{name}/place", f"condition/{name}"):
+                write(f"control/{kind}/{folder}", torch.rand(4, 3, 32, 32))
+        for folder in (f"control/none/other/{name}/place", f"edit/{name}/place", f"tune/{name}/source"):
+            write(folder, torch.rand(4, 3, 32, 32))
+    files, rows = run()
+    assert {"lost.png", "one.jpg", "one-other.jpg", "two.jpg", "two-other.jpg"} == figures(files)
+    assert len(rows) == 6 and {row["verdict"] for row in rows.values()} == {"undecided"}
+    assert "another clip's depth maps" in rows["other_depth_centre_error"]["claim"]
+    assert told("`score.judge` names no judge") and told("is left to the eye there")
+
+
+def test_one_clip_has_no_other_whose_condition_it_could_be_drawn_under(project, set_params):
+    set_params({"control": {"depth": "models/depth"}})
+    torch.manual_seed(0)
+    for edit in ("object", "place"):
+        for folder in (f"control/depth/own/square/{edit}", f"edit/square/{edit}"):
+            write(folder, torch.rand(4, 3, 32, 32))
+    for folder in ("control/depth/condition/square", "tune/square/source"):
+        write(folder, torch.rand(4, 3, 32, 32))
+    files, rows = run()
+    assert figures(files) == {"lost.png", "square.jpg"}
+    assert len(rows) == 3 and {row["verdict"] for row in rows.values()} == {"undecided"}
+
+
+def test_without_a_control_the_section_says_that_nothing_was_asked(project, set_params):
+    set_params({"control": {}})
+    for folder in ("edit/square/object", "edit/square/place", "tune/square/source"):
+        write(folder, torch.rand(4, 3, 32, 32))
+    files, rows = run()
+    assert rows == {} and figures(files) == {"square.jpg"}
+    assert told("Nothing was drawn under a control of params.yaml")
+
+
 @pytest.mark.skipif(not JUDGE.exists(), reason="no judge is published")
 def test_clips_that_go_where_the_condition_does_follow_it(project, set_params):
     """Under every kind stands the very clip whose condition it is, without control the clip's own source."""
@@ -93,7 +140,7 @@ def test_clips_that_go_where_the_condition_does_follow_it(project, set_params):
             write(folder, sources[name])
         for kind in KINDS:
             truth = truth_beside(params.clips[name].source, 8, 64)
-            write(f"control/{kind}/condition/{name}", condition(kind, sources[name], truth))
+            write(f"control/{kind}/condition/{name}", condition(kind, sources[name], truth, params.conditions))
             write(f"control/{kind}/own/{name}/object", sources[name])
             write(f"control/{kind}/other/{name}/object", sources[following])
     files, rows = run()

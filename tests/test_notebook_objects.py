@@ -71,13 +71,17 @@ def save_truth(name, centres, tile=32):
 
 def run():
     path = run_notebook("notebooks/05_multi_object.py", "results/notebooks/05_multi_object")
-    assert not [
-        output
-        for cell in nbformat.read(path, as_version=4).cells
-        for output in cell.get("outputs", [])
-        if output.get("name") == "stderr"
-    ]
+    assert not [output for output in outputs(path) if output.get("name") == "stderr"]
     return path.parent, json.loads((path.parent / "metrics.json").read_text())
+
+
+def outputs(path):
+    return [out for cell in nbformat.read(path, as_version=4).cells for out in cell.get("outputs", [])]
+
+
+def told(out, text):
+    shown = outputs(out / "05_multi_object.ipynb")
+    return [output for output in shown if text in output.get("data", {}).get("text/markdown", "")]
 
 
 def test_every_condition_is_held_against_none_and_the_source_shows_the_judges_own_error(project, set_params):
@@ -93,7 +97,8 @@ def test_every_condition_is_held_against_none_and_the_source_shows_the_judges_ow
     assert scores[["count error", "identity error"]].notna().all(axis=None)
     assert set(rows) == CLAIMS
     assert rows["count_error_occlusion"]["verdict"] == "undecided"  # a slope through two clips has no interval
-    assert rows["count_error_mask"]["value"] == rows["identity_error_mask"]["value"] == 0  # the same edits again
+    for same in (rows["count_error_mask"], rows["identity_error_mask"]):  # the same edits again: no gain, no evidence
+        assert same["interval"] == [0, 0] and same["verdict"] == "undecided"
     figures = {file.name for file in (out / "figures").iterdir()}
     assert figures == {"one.jpg", "apart.jpg", "crossing.jpg", "clips.png", "conditions.png"}
 
@@ -102,6 +107,7 @@ def test_without_a_judge_every_claim_stays_open_and_the_clips_are_shown(project)
     out, rows = run()
     assert set(rows) == CLAIMS and {row["verdict"] for row in rows.values()} == {"undecided"}
     assert {"one.jpg", "apart.jpg", "crossing.jpg"} <= {file.name for file in (out / "figures").iterdir()}
+    assert told(out, "`score.judge` names no judge") and told(out, "Errors of count and identity")
 
 
 def test_clips_of_ones_own_need_no_truth_and_no_mask(project):
@@ -110,3 +116,32 @@ def test_clips_of_ones_own_need_no_truth_and_no_mask(project):
         shutil.rmtree(f"results/objects/{name}/mask")
     out, rows = run()
     assert set(rows) == CLAIMS and {row["value"] for row in rows.values()} == {None}
+
+
+def test_without_clips_of_several_objects_every_question_stays_open(project, set_params):
+    set_params({"objects": {}})
+    shutil.rmtree("results/objects")
+    out, rows = run()
+    assert set(rows) == CLAIMS and {(row["value"], row["verdict"]) for row in rows.values()} == {(None, "undecided")}
+    assert told(out, "`objects` in params.yaml has no clips")
+
+
+def test_one_clip_without_truth_and_without_control_is_shown(project, set_params):
+    clip = {"source": {"path": "one.mp4", "start": 0, "stride": 1}, "caption": "a fox", "edits": {"place": "in snow"}}
+    set_params({"objects": {"one": clip}, "control": {}})
+    Path("one.json").unlink()
+    out, rows = run()
+    assert set(rows) == {claim for claim in CLAIMS if claim.endswith(("number", "occlusion"))}
+    assert {row["verdict"] for row in rows.values()} == {"undecided"}
+
+
+def test_clips_of_ones_own_are_shown_under_depth_and_openpose(project, set_params):
+    set_params({"control": {"depth": "control", "openpose": "control"}})
+    for name in CENTRES:
+        Path(f"{name}.json").unlink()
+        for kind, found in (("depth", "edges"), ("openpose", "mask")):
+            shutil.move(f"results/objects/{name}/{found}", f"results/objects/{name}/{kind}")
+    out, rows = run()
+    assert {row["verdict"] for row in rows.values()} == {"undecided"} and "motion_openpose" in rows
+    methods = set(pd.read_csv(out / "scores.csv")["method"])
+    assert methods == {"no condition", "depth", "openpose", "the source clip itself"}

@@ -13,11 +13,12 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
+from studies.readme import claims_table, write_readme
 from tav import figures
 from tav.clip import write_frames
 from tav.config import load_params
 from tav.errors import InputError
-from tav.report import claims_table, write_readme, write_report
+from tav.report import write_report
 from tav.score import Interval, decide, write_metrics
 
 ROOT = Path(__file__).parent.parent

@@ -90,6 +90,11 @@ def test_one_clip_has_a_mean_and_no_interval():
         (Interval(-1, -2, -0.5), "fails"),
         (Interval(1, -1, 3), "undecided"),
         (Interval(1, math.nan, math.nan), "undecided"),
+        (Interval(0, 0, 0), "undecided"),  # touches the bound: no evidence of a gain
+        (Interval(0, 0, 1), "holds"),
+        (Interval(1, 1, 1), "holds"),
+        (Interval(-1, -1, -1), "fails"),
+        (math.nan, "undecided"),
         (None, "undecided"),
     ],
 )

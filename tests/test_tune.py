@@ -183,3 +183,40 @@ def test_tuned_weights_of_another_inflation_are_refused(folder, pipe, tmp_path):
 def test_missing_tuned_weights_are_named(pipe, tmp_path):
     with pytest.raises(InputError, match="nowhere.safetensors"):
         load_tuned(pipe, tmp_path / "nowhere.safetensors")
+
+
+def test_prior_preservation_adds_how_far_the_first_frame_is_from_the_image_models(folder):
+    """At the first step it adds nothing: the first frame reads only itself, as in the image model."""
+    image = {"norm": "frame"}
+    plain, kept = (tuned(folder, load=image, prior_preservation=weight) for weight in (0.0, 10.0))
+    assert kept[0][0] == pytest.approx(plain[0][0], rel=1e-5)
+    assert all(more > less for more, less in zip(kept[0][2:], plain[0][2:], strict=True))
+    assert not same(plain, kept)
+
+
+def test_prior_preservation_resumes_to_the_same_bytes(folder, tmp_path):
+    settings = {"prior_preservation": 1.0, "state": tmp_path / "state.safetensors", "save_every": 2}
+    pipe = load_pipeline(folder, num_frames=4)
+    for step, _ in tune(pipe, tiny.moving_square(), CAPTION, **SETTINGS, **settings):
+        if step == 2:
+            break
+    assert same(tuned(folder, **settings), tuned(folder, prior_preservation=1.0))
+
+
+def test_convolutions_over_time_are_tuned_and_kept_in_the_file_of_tuned_weights(folder, tmp_path):
+    pipe = load_pipeline(folder, num_frames=4, temporal_conv=True)
+    before = weights(pipe)
+    list(tune(pipe, tiny.moving_square(), CAPTION, **SETTINGS))
+    assert all(not torch.equal(weight, before[name]) for name, weight in weights(pipe).items())
+    save_tuned(pipe, tmp_path / "tuned.safetensors")
+    again = load_pipeline(folder, num_frames=4, temporal_conv=True)
+    load_tuned(again, tmp_path / "tuned.safetensors")
+    assert all(torch.equal(weight, weights(pipe)[name]) for name, weight in weights(again).items())
+    with pytest.raises(InputError, match="another model or inflation"):
+        load_tuned(load_pipeline(folder, num_frames=4), tmp_path / "tuned.safetensors")
+
+
+def test_frozen_weights_in_bfloat16_are_tuned_in_mixed_precision(folder):
+    losses, changed = tuned(folder, load={"dtype": torch.bfloat16}, mixed_precision="bf16")
+    assert losses == pytest.approx(tuned(folder)[0], rel=0.05)
+    assert {weight.dtype for weight in changed.values()} == {torch.bfloat16}

@@ -1,0 +1,113 @@
+"""What a run at paper scale takes on a GPU that nobody has measured here: computed, and written into README.md as such.
+
+    python benchmarks/expected.py            # after benchmarks/memory.py; writes between the marks of README.md
+
+Time is operations over speed. Operations are counted on Stable Diffusion v1-4's inflated UNet without weights. Speed is
+a GPU's published peak in half precision times the share of it that the paper's own run reached: 500 tuning steps of 32
+frames in ten minutes on an A100 (section 5.1), which trained with checkpointing. Memory is the line that
+benchmarks/memory.py draws through its rows. The VAE, CLIP and files are not counted.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import torch
+from diffusers import UNet2DConditionModel
+from full_size import V1_4
+from memory import line
+from torch.utils.flop_counter import FlopCounterMode
+
+from tav.errors import InputError
+from tav.model import inflate
+
+GPUS = {  # GB; published peak of dense half-precision products with float32 sums, TFLOP/s
+    "RTX 3060": (12, 25.6),
+    "RTX 3090": (24, 71),
+    "RTX 4090": (24, 165),
+    "A100": (40, 312),
+    "A100, 80 GB": (80, 312),
+    "H100": (80, 989),
+    "H200": (141, 989),
+}
+PAPER = {"gpu": "A100", "frames": 32, "steps": 500, "seconds": 600}  # section 5.1
+RESERVE = 1.0  # GB for the CUDA context and the allocator
+MODES = {  # the fastest first: what README calls them, and whether they check-point
+    "bf16": ("half precision", False),
+    "bf16-checkpointing": ("half precision, checkpointing", True),
+    "low-memory": ("low memory", True),
+}
+STEPS, FITTED = 50, ("tuning", "sampling")
+
+
+def operations(frames: int, size: int = 512) -> dict[str, float]:
+    """Floating-point operations of one forward pass of a clip, and of a tuning step with and without checkpointing."""
+    with torch.device("meta"):
+        unet = inflate(UNet2DConditionModel(**V1_4["unet"]), frames)
+        inputs = torch.empty(frames, 4, size // 8, size // 8), torch.tensor(0), torch.empty(frames, 77, 768)
+    counted = {}
+    for name in ("forward", "tuning", "tuning with checkpointing"):
+        if "checkpointing" in name:
+            unet.enable_gradient_checkpointing()
+            unet.train()
+        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(name != "forward"):
+            predicted = unet(*inputs).sample
+            if name != "forward":
+                predicted.sum().backward()
+        counted[name] = float(counter.get_total_flops())
+    return counted
+
+
+def share() -> float:
+    """The share of its GPU's peak that the paper's run reached."""
+    wanted = operations(PAPER["frames"])["tuning with checkpointing"] * PAPER["steps"]
+    return wanted / PAPER["seconds"] / (GPUS[PAPER["gpu"]][1] * 1e12)
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Markdown: for every GPU and for the frames of demo and paper the first mode that fits, its memory and times."""
+    used, lines = (
+        share(),
+        ["| GPU | clip | mode | memory | tuning, 500 steps | inversion | an edit |", "|---" * 7 + "|"],
+    )
+    fits = {key: line(part) for key, part in rows.dropna(subset="peak GB").groupby(["mode", "step"])}
+    if missing := [mode for mode in MODES for step in FITTED if not fits.get((mode, step))]:
+        raise InputError(f"too few rows of {missing[0]}: run benchmarks/memory.py --modes {missing[0]}")
+    counts = {frames: operations(frames) for frames in (24, 32)}
+    for gpu, (memory, peak) in GPUS.items():
+        for frames, count in counts.items():
+            speed = used * peak * 1e12
+            peaks = {m: max(a + b * frames * 512**2 for a, b, _ in (fits[m, s] for s in FITTED)) for m in MODES}
+            mode = next((mode for mode in MODES if peaks[mode] + RESERVE <= memory), None)
+            name = gpu if "GB" in gpu else f"{gpu}, {memory} GB"
+            if not mode:
+                lines.append(f"| {name} | {frames} frames | none fits | {min(peaks.values()):.0f} GB | | | |")
+                continue
+            words, checkpointing = MODES[mode]
+            tuning = count["tuning with checkpointing" if checkpointing else "tuning"] * 500 / speed
+            times = (tuning, count["forward"] * STEPS / speed, 2 * count["forward"] * STEPS / speed)
+            cells = [f"{s / 60:.0f} min" if s >= 100 else f"{s:.0f} s" for s in times]
+            lines.append(f"| {name} | {frames} frames | {words} | {peaks[mode]:.0f} GB | {' | '.join(cells)} |")
+    count = counts[32]
+    note = (
+        f"All of it **computed**, by benchmarks/expected.py: {count['forward'] / 1e12:.0f} TFLOP for a pass of 32 "
+        f"frames of 512x512 and {count['tuning with checkpointing'] / 1e12:.0f} for a tuning step with checkpointing, "
+        f"at the {used:.0%} of the published peak that the paper's ten minutes on an A100 mean; memory by the line "
+        f"through what was measured on a CPU at smaller sizes. A mode is taken if it leaves {RESERVE:g} GB."
+    )
+    return "\n".join([*lines, "", note, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", type=Path, help="a file of benchmarks/memory.py")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    options = parser.parse_args()
+    text = options.readme.read_text()
+    before, start, rest = text.partition("<!-- expected -->\n")
+    _, end, after = rest.partition("<!-- end of expected -->")
+    options.readme.write_text(before + start + table(pd.read_csv(options.rows)) + end + after)
+
+
+if __name__ == "__main__":
+    main()

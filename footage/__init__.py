@@ -1,0 +1,1 @@
+"""Real footage for the pipeline: fetched, captioned and listed as `clips`; and the TGVE benchmark's layout."""

@@ -1,0 +1,84 @@
+"""One task per clip on Ray (the extra `ray`): the GPUs of this machine, or of a cluster that shares this folder."""
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from tav.config import Params
+from tav.errors import InputError
+
+
+def each(function: Callable, params: Params, names: list[str]) -> Iterator[tuple[str, object]]:
+    """Runs function(params, name) for every name as a task of Ray, and yields (name, result) as tasks end.
+
+    `params.benchmark.ray` is `local` or the address of a cluster, whose machines must have this folder at the same path
+    and the same environment. A task has a GPU of its own if there are any, and as many CPU threads as this process has,
+    so that its result is that of this process. If its worker dies it runs again, up to `params.benchmark.retries` times
+    and on another machine if its own is gone. A task that fails does not stop the others: its error is raised last.
+    Raises InputError if Ray is not installed or not reached, or a worker dies too often.
+    """
+    try:
+        import ray  # an extra
+    except ImportError as error:
+        raise InputError('benchmark.ray needs Ray: `pip install ".[ray]"`, or set it to ""') from error
+    _connect(ray, params.benchmark.ray)
+    try:
+        needs = {"num_gpus": int("GPU" in ray.cluster_resources()), "num_cpus": torch.get_num_threads()}
+        most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        if needs["num_cpus"] > most:
+            raise InputError(
+                f"a task takes {needs['num_cpus']} CPU threads, a machine has {most:.0f}: set OMP_NUM_THREADS"
+            )
+        task = ray.remote(max_retries=params.benchmark.retries, **needs)(_task)
+        pending = {task.remote(os.getcwd(), needs["num_cpus"], function, params, name): name for name in names}
+        failed = []
+        while pending:
+            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            name = pending.pop(ready)
+            try:
+                result = ray.get(ready)
+            except ray.exceptions.RayTaskError as error:
+                failed.append(error.cause)
+                continue
+            except ray.exceptions.RayError as error:
+                failed.append(
+                    InputError(f"{name} did not end, with {params.benchmark.retries} retries: {_line(error)}")
+                )
+                continue
+            yield name, result
+        if failed:
+            raise failed[0]
+    finally:
+        ray.shutdown()
+
+
+def _connect(ray, address: str) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        quiet["include_dashboard"] = False
+    modules = {"env_vars": {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}}
+    try:
+        if match := re.fullmatch(r"([\w.-]+):(\d+)", address):  # Ray itself waits for minutes
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()
+        ray.init(address, runtime_env=modules, **quiet)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"no Ray at {address} ({_line(error)}): start it, or set benchmark.ray to local") from error
+
+
+def _task(folder: str, threads: int, function: Callable, params: Params, name: str):
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder} is not on this machine: Ray's machines have to share the folder at one path")
+    os.chdir(folder)
+    os.environ["TQDM_DISABLE"] = "1"
+    torch.set_num_threads(threads)
+    return function(params, name)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
