@@ -1,6 +1,6 @@
 """What a run at paper scale takes on a GPU that nobody has measured here: computed, and written into README.md as such.
 
-    python benchmarks/expected.py            # after benchmarks/memory.py; writes between the marks of README.md
+    python benchmarks/expected.py DEVICE     # the files of benchmarks/results to take; writes the tables of README.md
 
 Time is operations over speed. Operations are counted on Stable Diffusion v1-4's inflated UNet without weights. Speed is
 a GPU's published peak in half precision times the share of it that the paper's own run reached: 500 tuning steps of 32
@@ -11,11 +11,11 @@ benchmarks/memory.py draws through its rows. The VAE, CLIP and files are not cou
 import argparse
 from pathlib import Path
 
+import memory
 import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
-from full_size import V1_4
-from memory import line
+from full_size import RESULTS, V1_4
 from torch.utils.flop_counter import FlopCounterMode
 
 from tav.errors import InputError
@@ -32,12 +32,12 @@ GPUS = {  # GB; published peak of dense half-precision products with float32 sum
 }
 PAPER = {"gpu": "A100", "frames": 32, "steps": 500, "seconds": 600}  # section 5.1
 RESERVE = 1.0  # GB for the CUDA context and the allocator
-MODES = {  # the fastest first: what README calls them, and whether they check-point
+MODES = {  # the fastest first: what README calls them, and whether they use checkpointing
     "bf16": ("half precision", False),
-    "bf16-checkpointing": ("half precision, checkpointing", True),
     "low-memory": ("low memory", True),
 }
 STEPS, FITTED = 50, ("tuning", "sampling")
+FRAMES = 12, 24, 32  # of params/demo-12gb.yaml, params/demo.yaml and params/paper.yaml
 
 
 def operations(frames: int, size: int = 512) -> dict[str, float]:
@@ -70,16 +70,18 @@ def table(rows: pd.DataFrame) -> str:
         share(),
         ["| GPU | clip | mode | memory | tuning, 500 steps | inversion | an edit |", "|---" * 7 + "|"],
     )
-    fits = {key: line(part) for key, part in rows.dropna(subset="peak GB").groupby(["mode", "step"])}
+    fits = {key: memory.line(part) for key, part in rows.dropna(subset="peak GB").groupby(["mode", "step"])}
     if missing := [mode for mode in MODES for step in FITTED if not fits.get((mode, step))]:
         raise InputError(f"too few rows of {missing[0]}: run benchmarks/memory.py --modes {missing[0]}")
-    counts = {frames: operations(frames) for frames in (24, 32)}
-    for gpu, (memory, peak) in GPUS.items():
+    counts = {frames: operations(frames) for frames in FRAMES}
+    for gpu, (space, peak) in GPUS.items():
         for frames, count in counts.items():
+            if frames < 24 and space > 12:
+                continue  # more frames fit
             speed = used * peak * 1e12
-            peaks = {m: max(a + b * frames * 512**2 for a, b, _ in (fits[m, s] for s in FITTED)) for m in MODES}
-            mode = next((mode for mode in MODES if peaks[mode] + RESERVE <= memory), None)
-            name = gpu if "GB" in gpu else f"{gpu}, {memory} GB"
+            peaks = {m: max(a + b * frames * 512**2 for a, b in (fits[m, s] for s in FITTED)) for m in MODES}
+            mode = next((mode for mode in MODES if peaks[mode] + RESERVE <= space), None)
+            name = gpu if "GB" in gpu else f"{gpu}, {space} GB"
             if not mode:
                 lines.append(f"| {name} | {frames} frames | none fits | {min(peaks.values()):.0f} GB | | | |")
                 continue
@@ -93,20 +95,42 @@ def table(rows: pd.DataFrame) -> str:
         f"All of it **computed**, by benchmarks/expected.py: {count['forward'] / 1e12:.0f} TFLOP for a pass of 32 "
         f"frames of 512x512 and {count['tuning with checkpointing'] / 1e12:.0f} for a tuning step with checkpointing, "
         f"at the {used:.0%} of the published peak that the paper's ten minutes on an A100 mean; memory by the line "
-        f"through what was measured on a CPU at smaller sizes. A mode is taken if it leaves {RESERVE:g} GB."
+        f"through the largest sizes measured on a CPU. A mode is taken if it leaves {RESERVE:g} GB."
     )
     return "\n".join([*lines, "", note, ""])
 
 
-def main() -> None:
+def steps_table(rows: pd.DataFrame) -> str:
+    """Markdown: what every step took at full size, measured by benchmarks/full_size.py."""
+    lines = ["| step | UNet steps | seconds | seconds of a step | peak memory |", "|---" * 5 + "|"]
+    for row in rows.itertuples():
+        each = "" if pd.isna(row.each) else f"{row.each:.1f}"
+        lines.append(f"| {row.step} | {row.steps} | {row.seconds:.1f} | {each} | {row.peak:.1f} GB |")
+    first = rows.iloc[0]
+    clip = f"{first['frames']} frames of {first['size']}x{first['size']} of {first['clip']}"
+    return "\n".join(
+        [*lines, "", f"Measured on {first['device']}, torch {first['torch']}: {clip}, {first['mode']}.", ""]
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", type=Path, help="a file of benchmarks/memory.py")
+    parser.add_argument("device", help="whose files of benchmarks/results are taken, as in memory-DEVICE.csv")
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    memory_rows, full_rows = (pd.read_csv(RESULTS / f"{kind}-{options.device}.csv") for kind in ("memory", "full-size"))
+    full_rows = full_rows.rename(columns={"seconds per step": "each", "peak GB": "peak"})
     text = options.readme.read_text()
-    before, start, rest = text.partition("<!-- expected -->\n")
-    _, end, after = rest.partition("<!-- end of expected -->")
-    options.readme.write_text(before + start + table(pd.read_csv(options.rows)) + end + after)
+    tables = {
+        "memory": memory.table(memory_rows) + "\n",
+        "expected": table(memory_rows),
+        "full size": steps_table(full_rows),
+    }
+    for name, written in tables.items():
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        text = before + start + written + end + after
+    options.readme.write_text(text)
 
 
 if __name__ == "__main__":

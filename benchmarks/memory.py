@@ -12,7 +12,6 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from cost import peak_memory, reset_peak_memory
@@ -64,13 +63,17 @@ def peak(step: str, params: Params, mode: str) -> dict:
     return {"held GB": held, "peak GB": peak_memory()}
 
 
-def line(rows: pd.DataFrame) -> tuple[float, float, float] | None:
-    """a and b of peak GB = a + b x frames x pixels by least squares, and by how much a row is off it at most."""
-    size = rows["frames"] * rows["size"] ** 2
-    if size.nunique() < 3:  # two points lie on any line
+def line(rows: pd.DataFrame) -> tuple[float, float] | None:
+    """a and b of peak GB = a + b x frames x pixels through the two largest of three or more measured sizes.
+
+    Not through all of them: at small sizes the peak is that of another part of the step, which grows more slowly.
+    """
+    peaks = rows["peak GB"].groupby(rows["frames"] * rows["size"] ** 2).max()
+    if len(peaks) < 3:
         return None
-    b, a = np.polyfit(size, rows["peak GB"], 1)
-    return a, b, (rows["peak GB"] - (a + b * size)).abs().max()
+    (less, low), (more, high) = list(peaks.sort_index().items())[-2:]
+    b = (high - low) / (more - less)
+    return high - b * more, b
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -80,7 +83,7 @@ def table(rows: pd.DataFrame) -> str:
     measured = rows.set_index(at)["peak GB"].unstack().reindex(columns=STEPS)
     fits = {key: line(part) for key, part in rows.dropna(subset="peak GB").groupby(["mode", "step"], observed=True)}
     computed = {
-        (size, frames, mode): [a + b * frames * size**2 for a, b, _ in (fits[mode, step] for step in STEPS)]
+        (size, frames, mode): [a + b * frames * size**2 for a, b in (fits[mode, step] for step in STEPS)]
         for frames, size in ASKED
         for mode in MODES
         if (size, frames, mode) not in measured.index and all(fits.get((mode, step)) for step in STEPS)
@@ -98,10 +101,9 @@ def table(rows: pd.DataFrame) -> str:
     machines = " and ".join(sorted({f"{row.device} with torch {row.torch}" for row in rows.itertuples()}))
     note = f"Measured on {machines}; -: not measured, or memory did not suffice. {COUNTED[backend]}"
     if computed:
-        off = max(fit[2] for fit in fits.values() if fit)
         note += (
-            " Computed: a + b x frames x pixels, least squares through the measured rows of the mode and step, which "
-            f"are off it by at most {off:.2f} GB; {LEFT_OUT[backend]}"
+            " Computed: the line over frames x pixels through the two largest measured sizes of the mode and step; "
+            f"{LEFT_OUT[backend]}"
         )
     return "\n".join([*lines, "", note])
 

@@ -17,25 +17,27 @@ def each(function: Callable, params: Params, names: list[str]) -> Iterator[tuple
     """Runs function(params, name) for every name as a task of Ray, and yields (name, result) as tasks end.
 
     `params.benchmark.ray` is `local` or the address of a cluster, whose machines must have this folder at the same path
-    and the same environment. A task has a GPU of its own if there are any, and as many CPU threads as this process has,
-    so that its result is that of this process. If its worker dies it runs again, up to `params.benchmark.retries` times
-    and on another machine if its own is gone. A task that fails does not stop the others: its error is raised last.
+    and the same environment. A task has a GPU of its own if there are any, else as many cores as this process has CPU
+    threads; it has that many threads, so that its result is that of this process. If its worker dies it runs again, up
+    to `params.benchmark.retries` times and on another machine if its own is gone. A task that fails does not stop the
+    others: its error is raised last.
     Raises InputError if Ray is not installed or not reached, or a worker dies too often.
     """
+    # When memory ends, Ray kills a worker and, unless told before its import, starts the task again without end.
+    os.environ["RAY_task_oom_retries"] = str(params.benchmark.retries)
     try:
         import ray  # an extra
     except ImportError as error:
         raise InputError('benchmark.ray needs Ray: `pip install ".[ray]"`, or set it to ""') from error
     _connect(ray, params.benchmark.ray)
     try:
-        needs = {"num_gpus": int("GPU" in ray.cluster_resources()), "num_cpus": torch.get_num_threads()}
+        threads, has_gpu = torch.get_num_threads(), params.device != "cpu" and "GPU" in ray.cluster_resources()
         most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-        if needs["num_cpus"] > most:
-            raise InputError(
-                f"a task takes {needs['num_cpus']} CPU threads, a machine has {most:.0f}: set OMP_NUM_THREADS"
-            )
+        if not has_gpu and threads > most:
+            raise InputError(f"a task takes {threads} CPU threads, a machine has {most:.0f}: set OMP_NUM_THREADS")
+        needs = {"num_gpus": 1, "num_cpus": 1} if has_gpu else {"num_gpus": 0, "num_cpus": threads}
         task = ray.remote(max_retries=params.benchmark.retries, **needs)(_task)
-        pending = {task.remote(os.getcwd(), needs["num_cpus"], function, params, name): name for name in names}
+        pending = {task.remote(os.getcwd(), threads, function, params, name): name for name in names}
         failed = []
         while pending:
             (ready,), _ = ray.wait(list(pending), num_returns=1)
@@ -43,6 +45,7 @@ def each(function: Callable, params: Params, names: list[str]) -> Iterator[tuple
             try:
                 result = ray.get(ready)
             except ray.exceptions.RayTaskError as error:
+                error.cause.__cause__ = error  # which tells where it happened
                 failed.append(error.cause)
                 continue
             except ray.exceptions.RayError as error:

@@ -1,5 +1,6 @@
 """The benchmarks at full size, run on a tiny model: rows are there, a rerun goes on, computed numbers are marked."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionControlNetPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))  # where its scripts find each other
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))  # where its scripts find each other
+import expected
 import full_size
 import memory
 
@@ -182,3 +185,12 @@ def test_input_that_cannot_be_used_ends_with_one_line(saved, results, capsys):
         assert script.main(arguments(saved, *words)) == 2
         *_, error = capsys.readouterr().err.splitlines()
         assert error.startswith("error: ") and reason in error
+
+
+def test_the_readme_says_what_the_measured_rows_say(tmp_path):
+    """And what is computed from them: counted operations, at the speed that the paper's own time means."""
+    text = (ROOT / "README.md").read_text()
+    device = text.split("Measured on ")[1].split(" with torch")[0]
+    (tmp_path / "README.md").write_text(text)
+    expected.main([re.sub(r"[^A-Za-z0-9]+", "-", device).strip("-"), "--readme", str(tmp_path / "README.md")])
+    assert (tmp_path / "README.md").read_text() == text
