@@ -11,8 +11,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionControlNetPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))  # where its scripts find each other
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))  # where its scripts find each other
 import expected
 import full_size
 import memory
@@ -189,7 +188,7 @@ def test_input_that_cannot_be_used_ends_with_one_line(saved, results, capsys):
 
 def test_the_readme_says_what_the_measured_rows_say(tmp_path):
     """And what is computed from them: counted operations, at the speed that the paper's own time means."""
-    text = (ROOT / "README.md").read_text()
+    text = (Path(__file__).parent.parent / "README.md").read_text()
     device = text.split("Measured on ")[1].split(" with torch")[0]
     (tmp_path / "README.md").write_text(text)
     expected.main([re.sub(r"[^A-Za-z0-9]+", "-", device).strip("-"), "--readme", str(tmp_path / "README.md")])
