@@ -23,12 +23,12 @@ def load_control(model: str | Path, pipe) -> ControlNetModel | T2IAdapter:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot load {model} ({reason}): name a ControlNet or a T2I-Adapter") from error
-    config, unet, factor = control.config, pipe.unet.config, pipe.vae_scale_factor
+    config, unet = control.config, pipe.unet.config
     widths, text = list(config.get("block_out_channels") or config["channels"]), unet.cross_attention_dim
     for what, has, needs in (
         ("a UNet of widths", widths, list(unet.block_out_channels)),
         ("text of width", config.get("cross_attention_dim", text), text),
-        ("latents smaller by", config.get("downscale_factor", factor), factor),
+        ("models like", "SDXL" if str(config.get("adapter_type")).endswith("_xl") else "SD", "SD"),
     ):
         if has != needs:
             raise InputError(f"{model} is made for {what} {has}, not {needs}: use one that is made for this model")
