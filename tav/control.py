@@ -28,7 +28,6 @@ def load_control(model: str | Path, pipe) -> ControlNetModel | T2IAdapter:
     for what, has, needs in (
         ("a UNet of widths", widths, list(unet.block_out_channels)),
         ("text of width", config.get("cross_attention_dim", text), text),
-        ("models like", "SDXL" if str(config.get("adapter_type")).endswith("_xl") else "SD", "SD"),
     ):
         if has != needs:
             raise InputError(f"{model} is made for {what} {has}, not {needs}: use one that is made for this model")
