@@ -31,6 +31,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 from scipy import stats
 
+# %%
 from studies.objects import count_error, crowd
 from studies.tables import SOURCE, Stored, gains, means
 from tav import figures
