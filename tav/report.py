@@ -94,7 +94,9 @@ def _notebook(name: str, folder: Path, out: Path) -> dict:
         return {"name": name, "executed": False, "title": name, "question": "", "rows": [], "charts": []}
     shutil.copy(source, out / "notebooks")
     shutil.copy(metrics, out / "metrics" / f"{name}.json")
-    shutil.copytree(folder / "figures", out / "figures" / name)
+    (out / "figures" / name).mkdir()
+    if (folder / "figures").exists():  # a notebook may have had nothing to draw
+        shutil.copytree(folder / "figures", out / "figures" / name, dirs_exist_ok=True)
     notebook = nbformat.read(source, as_version=4)
     opening = "\n".join(notebook.cells[0].source.splitlines())
     title = opening.splitlines()[0].lstrip("# ")
