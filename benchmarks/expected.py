@@ -58,39 +58,40 @@ def operations(frames: int, size: int = 512) -> dict[str, float]:
     return counted
 
 
-def share() -> float:
-    """The share of its GPU's peak that the paper's run reached."""
-    wanted = operations(PAPER["frames"])["tuning with checkpointing"] * PAPER["steps"]
+def share(count: dict[str, float]) -> float:
+    """The share of its GPU's peak that the paper's run reached; `count`: the operations at its number of frames."""
+    wanted = count["tuning with checkpointing"] * PAPER["steps"]
     return wanted / PAPER["seconds"] / (GPUS[PAPER["gpu"]][1] * 1e12)
 
 
 def table(rows: pd.DataFrame) -> str:
     """Markdown: for every GPU and for the frames of demo and paper the first mode that fits, its memory and times."""
-    used, lines = (
-        share(),
-        ["| GPU | clip | mode | memory | tuning, 500 steps | inversion | an edit |", "|---" * 7 + "|"],
-    )
+    lines = ["| GPU | clip | mode | memory | tuning, 500 steps | inversion | an edit |", "|---" * 7 + "|"]
     fits = {key: memory.line(part) for key, part in rows.dropna(subset="peak GB").groupby(["mode", "step"])}
     if missing := [mode for mode in MODES for step in FITTED if not fits.get((mode, step))]:
         raise InputError(f"too few rows of {missing[0]}: run benchmarks/memory.py --modes {missing[0]}")
     counts = {frames: operations(frames) for frames in FRAMES}
+    used = share(counts[PAPER["frames"]])
+    peaks = {
+        frames: {m: max(a + b * frames * 512**2 for a, b in (fits[m, s] for s in FITTED)) for m in MODES}
+        for frames in FRAMES
+    }
     for gpu, (space, peak) in GPUS.items():
         for frames, count in counts.items():
             if frames < 24 and space > 12:
                 continue  # more frames fit
             speed = used * peak * 1e12
-            peaks = {m: max(a + b * frames * 512**2 for a, b in (fits[m, s] for s in FITTED)) for m in MODES}
-            mode = next((mode for mode in MODES if peaks[mode] + RESERVE <= space), None)
+            mode = next((mode for mode in MODES if peaks[frames][mode] + RESERVE <= space), None)
             name = gpu if "GB" in gpu else f"{gpu}, {space} GB"
             if not mode:
-                lines.append(f"| {name} | {frames} frames | none fits | {min(peaks.values()):.0f} GB | | | |")
+                lines.append(f"| {name} | {frames} frames | none fits | {min(peaks[frames].values()):.0f} GB | | | |")
                 continue
             words, checkpointing = MODES[mode]
             tuning = count["tuning with checkpointing" if checkpointing else "tuning"] * 500 / speed
             times = (tuning, count["forward"] * STEPS / speed, 2 * count["forward"] * STEPS / speed)
             cells = [f"{s / 60:.0f} min" if s >= 100 else f"{s:.0f} s" for s in times]
-            lines.append(f"| {name} | {frames} frames | {words} | {peaks[mode]:.0f} GB | {' | '.join(cells)} |")
-    count = counts[32]
+            lines.append(f"| {name} | {frames} frames | {words} | {peaks[frames][mode]:.0f} GB | {' | '.join(cells)} |")
+    count = counts[PAPER["frames"]]
     note = (
         f"All of it **computed**, by benchmarks/expected.py: {count['forward'] / 1e12:.0f} TFLOP for a pass of 32 "
         f"frames of 512x512 and {count['tuning with checkpointing'] / 1e12:.0f} for a tuning step with checkpointing, "

@@ -11,7 +11,7 @@ from tav.clip import PICTURES, read_clip
 from tav.config import ClipEntry
 from tav.errors import InputError
 
-VIDEOS = {".mp4", ".gif", ".webm", ".mov", ".mkv", ".avi", ".m4v"}
+ENDINGS = {".mp4", ".gif", ".webm", ".mov", ".mkv", ".avi", ".m4v"}
 
 
 def list_clips(paths: Iterable[Path], num_frames: int, caption: Callable[[Path, int], str] | None = None) -> dict:
@@ -61,7 +61,7 @@ def _find(paths: Iterable[Path]) -> list[Path]:
     found = []
     for path in paths:
         inside = sorted(path.iterdir()) if path.is_dir() and not _has_frames(path) else [path]
-        clips = [clip for clip in inside if clip.suffix.lower() in VIDEOS or (clip.is_dir() and _has_frames(clip))]
+        clips = [clip for clip in inside if clip.suffix.lower() in ENDINGS or (clip.is_dir() and _has_frames(clip))]
         if not clips:
             raise InputError(f"{path} is no clip and holds none: give videos, GIFs, folders of frames, or their folder")
         found += clips

@@ -20,12 +20,12 @@ from footage.fetch import unpack
 from footage.lists import clip_name
 from tav.clip import read_frames
 from tav.errors import InputError
+from tav.evaluate import SQUARE
 from tav.score import ClipScorer, PickScorer, frame_consistency, text_alignment
 
 TABLE = "LOVEU-TGVE-2023_Dataset.csv"
 SUBSETS = {"davis": "DAVIS_480p", "youtube": "youtube_480p", "videvo": "videvo_480p"}
 EDITS = {"style": "Style Change", "object": "Object Change", "background": "Background Change", "multiple": "Multiple"}
-SIDE = 480  # pixels; frames are resized to this square before they are scored
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ def score_submission(folder: Path, table: list[Row], clip_model: str, pick_model
 
     frame consistency (x100), text alignment (x100) and, if `pick_model` is not empty, PickScore; see `tav.score`.
     """
-    scorer = ClipScorer(clip_model, device, square=SIDE)
-    pick = PickScorer(pick_model, device, square=SIDE) if pick_model else None
+    scorer = ClipScorer(clip_model, device, square=SQUARE)
+    pick = PickScorer(pick_model, device, square=SQUARE) if pick_model else None
     rows = []
     for row, edit, frames in tqdm(read_submission(folder, table), "score", unit=" edits", disable=None):
         images, prompt = scorer.embed_frames(frames), row.edits[edit]
