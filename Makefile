@@ -10,14 +10,14 @@ help:       ## list the commands
 
 reproduce: inputs  ## build .venv, fetch data and models, run every stage that is stale
 	dvc repro
-	python -m tav readme
+	python -m publish readme
 
 test: inputs       ## build .venv, fetch data and models, run the tests
 	python -m pytest
 
 report: inputs     ## write reports/ again from the results
 	dvc repro report
-	python -m tav readme
+	python -m publish readme
 
 lint: .venv/built  ## check the code's style
 	ruff check .

@@ -29,11 +29,11 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch.utils.flop_counter import FlopCounterMode
 
+from studies.settings import Params, load_params, settings_of
+from studies.stages import load_model, replacing
 from tav.clip import read_clip, write_clip
-from tav.config import Params, load_params, settings_of
 from tav.errors import InputError
 from tav.model import ATTENTION, ClipAttnProcessor
-from tav.stages import load_model, replacing
 from tav.tune import tune
 
 LAPS, DROPPED = 6, 2  # timed, and run before them: the first ones are slower
@@ -254,7 +254,7 @@ def shape(params: Params) -> tuple[int, int, int]:
 def alone(function: Callable, *arguments):
     """What a function returns in a process of its own; None where memory does not suffice."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "tav.stages", "pandas"])  # imported once, not in every process
+    context.set_forkserver_preload(["__main__", "studies.stages", "pandas"])  # imported once, not in every process
     with ProcessPoolExecutor(1, context) as process:
         try:
             return process.submit(function, *arguments).result()

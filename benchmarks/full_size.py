@@ -30,13 +30,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from studies.conditions import edges
+from measures.conditions import edges
+from studies.settings import Params, load_params
+from studies.stages import load_model, replacing
 from tav.checkpoint import load_tuned, read_safetensors, save_tuned
 from tav.clip import read_clip
-from tav.config import Params, load_params
 from tav.control import load_control, sample_controlled
 from tav.errors import InputError, NumericalError
-from tav.stages import load_model, replacing
 from tav.tune import tune
 
 STEPS = ("load", "tune", "invert", "edit", "edit with edges")

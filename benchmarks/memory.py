@@ -29,7 +29,7 @@ from full_size import (
     settings,
 )
 
-from tav.config import Params
+from studies.settings import Params
 from tav.errors import InputError
 from tav.tune import tune
 

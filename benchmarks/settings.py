@@ -17,14 +17,15 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from baselines import METHODS
+from measures.evaluate import Evaluator
+from peers import METHODS
 from studies.benchmark import sample, with_clips
 from studies.peers import edit_as, load_image_model
+from studies.scores import evaluator
+from studies.settings import Params, load_params
+from studies.stages import read_source
 from studies.tuned import tuned
-from tav.config import Params, load_params
-from tav.evaluate import Evaluator
 from tav.pipeline import TuneAVideoPipeline
-from tav.stages import read_source
 
 RESULTS = Path(__file__).parent / "results"
 LIST, OURS = "data/development.yaml", "tune-a-video"
@@ -51,7 +52,7 @@ TRIES = {  # eight each
 }  # fmt: skip
 
 
-def search(method: str, params: Params, evaluator: Evaluator) -> pd.DataFrame:
+def search(method: str, params: Params, scorer: Evaluator) -> pd.DataFrame:
     """The scores of all tries of a method, a row per clip, try and edit."""
     file = RESULTS / f"settings-{method}.csv"
     rows = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["settings", "clip"])
@@ -60,7 +61,7 @@ def search(method: str, params: Params, evaluator: Evaluator) -> pd.DataFrame:
         if name not in set(rows["clip"]):
             edit = partial(ours, params, name) if method == OURS else partial(theirs, method, pipe, params, name)
             for settings in TRIES[method]:
-                scores = evaluator.table({method: edit(settings)}).drop(columns="method")
+                scores = scorer.table({method: edit(settings)}).drop(columns="method")
                 rows = pd.concat([rows, scores.assign(settings=said(settings))]).round(4)
             RESULTS.mkdir(exist_ok=True)
             rows.to_csv(file, index=False)
@@ -110,9 +111,9 @@ def main() -> None:
         parser.error(f"no method {', '.join(sorted(unknown))}: there are {', '.join(TRIES)}")
     params = with_clips(load_params(), LIST)
     params = params.model_copy(update={"clips": dict(list(params.clips.items())[::2])})
-    evaluator = Evaluator(params, source=cache(lambda name: (read_source(params, name) + 1) / 2))
+    scorer = evaluator(params, source=cache(lambda name: (read_source(params, name) + 1) / 2))
     for method in options.methods:
-        table = search(method, params, evaluator)
+        table = search(method, params, scorer)
         table["worth"] = worth(table, method)
         measures = ["worth", "edit success", "motion correlation", "identity stability", "text alignment"]
         means = table.groupby("settings")[measures].mean().sort_values("worth", ascending=False)

@@ -1,6 +1,6 @@
 """Real footage: `python -m footage VERB`, run in the repository's root. `python -m footage --help` lists the verbs.
 
-Exit codes as those of `python -m tav`: 0 done, 2 bad input or no network, with one line on stderr.
+Exit codes as those of `python -m studies`: 0 done, 2 bad input or no network, with one line on stderr.
 """
 
 import argparse

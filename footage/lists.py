@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 from ruamel.yaml import YAML
 
+from measures.clips import ClipEntry
 from tav.clip import PICTURES, read_clip
-from tav.config import ClipEntry
 from tav.errors import InputError
 
 ENDINGS = {".mp4", ".gif", ".webm", ".mov", ".mkv", ".avi", ".m4v"}

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from footage.fetch import unpack
 from footage.lists import clip_name
+from measures.evaluate import SQUARE
+from measures.score import ClipScorer, PickScorer, frame_consistency, text_alignment
 from tav.clip import read_frames
 from tav.errors import InputError
-from tav.evaluate import SQUARE
-from tav.score import ClipScorer, PickScorer, frame_consistency, text_alignment
 
 TABLE = "LOVEU-TGVE-2023_Dataset.csv"
 SUBSETS = {"davis": "DAVIS_480p", "youtube": "youtube_480p", "videvo": "videvo_480p"}
@@ -170,7 +170,7 @@ def read_submission(folder: Path, table: Iterable[Row]) -> Iterator[tuple[Row, s
 def score_submission(folder: Path, table: list[Row], clip_model: str, pick_model: str, device: str) -> pd.DataFrame:
     """The three measures of the released script, a row per edit: subset, clip, edit, frames and the measures.
 
-    frame consistency (x100), text alignment (x100) and, if `pick_model` is not empty, PickScore; see `tav.score`.
+    frame consistency (x100), text alignment (x100) and, if `pick_model` is not empty, PickScore; see `measures.score`.
     """
     scorer = ClipScorer(clip_model, device, square=SQUARE)
     pick = PickScorer(pick_model, device, square=SQUARE) if pick_model else None

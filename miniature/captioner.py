@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from measures.judge import Judge
 from miniature.clips import DATA, FRAMES, WORDS, move
 from miniature.world import OBJECTS, describe, parse
 from tav.clip import read_clip
-from tav.judge import Judge
 
 EXAMPLES = 48  # paths of every motion, drawn with a seed that no clip has
 STILL = 0.04  # what nowhere departs further from its mean than this, in frame sides and radians, stands still

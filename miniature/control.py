@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from measures.conditions import draw_edges, draw_pose
 from miniature.clips import FRAMES, WORDS, move
 from miniature.contrastive import tokenize
 from miniature.fit import autocast, digest, fit, made_once, progress, replacing
 from miniature.unet import SHARD, scheduler, timesteps
 from miniature.world import Scene, draw, masks, random_scene
-from studies.conditions import draw_edges, draw_pose
 
 if TYPE_CHECKING:  # training does not depend on the judge
-    from tav.judge import Judge
+    from measures.judge import Judge
 
 FOLDERS = {"edges": "controlnet-edges", "mask": "controlnet-mask", "pose": "t2i-adapter-pose"}
 SEED, SAMPLES, STEPS, GUIDANCE = 6120, 64, 25, 3.0

@@ -1,4 +1,4 @@
-"""The judge of the miniature world: what and where, read off one picture; `tav.judge` loads what is trained here.
+"""The judge of the miniature world: what and where, read off one picture; `measures.judge` loads what is trained here.
 
 Only its own seeds and places are used, so that it has seen no picture that the other models were trained on.
 """
@@ -21,9 +21,9 @@ from torch.nn.functional import (
 )
 from transformers import ResNetConfig, ResNetForImageClassification, UperNetConfig, UperNetForSemanticSegmentation
 
+from measures.judge import FINE, SIDE, VOTES, Judge, places, resize, with_places
 from miniature.fit import autocast, digest, fit, made_once, replacing
 from miniature.world import COUNTS, OBJECTS, PLACES, STYLES, Scene, compose, random_scene
-from tav.judge import FINE, SIDE, VOTES, Judge, places, resize, with_places
 
 ANSWERS = {"object": list(OBJECTS), "style": list(STYLES), "place": list(PLACES), "count": [str(c) for c in COUNTS]}
 VARIANTS = range(1000, 1192)  # of the places that the judge learns from

@@ -12,13 +12,13 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from matplotlib.figure import Figure
 from PIL import Image
 
+from measures.judge import Judge
 from miniature import captioner, control, video
 from miniature import judge as judging
 from miniature.cli import FOLDERS
 from miniature.vae import pictures
 from miniature.world import OBJECTS, PLACES, STYLES, TRAINED, Scene, describe, draw, random_scene
-from tav.figures import strip, styled, write
-from tav.judge import Judge
+from publish.figures import strip, styled, write
 
 HERE = Path("miniature")
 REPORTS = HERE / "reports"

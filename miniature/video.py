@@ -19,7 +19,7 @@ from miniature.unet import scheduler, timesteps
 from miniature.world import OBJECTS, Scene, draw, random_scene
 
 if TYPE_CHECKING:  # training does not depend on the judge
-    from tav.judge import Judge
+    from measures.judge import Judge
 
 FOLDER = "text-to-video"
 NUM_FRAMES, STRIDE, SHARD = 8, 2, 512  # of the 16 frames of a clip; a shard is of clips

@@ -37,11 +37,13 @@ from diffusers.models.attention import BasicTransformerBlock
 from IPython.display import Markdown, display
 from torch.utils.flop_counter import FlopCounterMode
 
+from measures.score import decide, evidence, write_metrics
+from publish import figures
+from studies.settings import load_params
+
 # %%
-from tav import figures, load_pipeline, tune, tuned_parameters
-from tav.config import load_params
+from tav import load_pipeline, tune, tuned_parameters
 from tav.model import inflate
-from tav.score import decide, evidence, write_metrics
 
 # %% [markdown]
 # ## Parameters

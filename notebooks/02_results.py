@@ -29,12 +29,12 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from studies.tables import METHOD, SOURCE, edits_in, gains, means, over_clips, trivial
-from tav import figures
+from measures.score import bootstrap, decide, evidence, psnr, write_metrics
+from measures.tables import METHOD, SOURCE, gains, means, over_clips, trivial
+from publish import figures
+from studies.scores import edits_in, evaluator
+from studies.settings import load_params
 from tav.clip import read_frames
-from tav.config import load_params
-from tav.evaluate import Evaluator
-from tav.score import bootstrap, decide, evidence, psnr, write_metrics
 
 # %% [markdown]
 # ## Parameters
@@ -119,15 +119,15 @@ rows["reconstruction_gain"] = decide(claim, measure, gain, at_least=0, unit="dB"
 # itself**, and **one edited frame**, the middle one, **repeated**.
 
 # %%
-evaluator = Evaluator(params)
-methods = trivial(edits, evaluator.source) | {METHOD: edits}
-scores = evaluator.table(methods).round(4)
+scorer = evaluator(params)
+methods = trivial(edits, scorer.source) | {METHOD: edits}
+scores = scorer.table(methods).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
 taken = [measure for measure in scores if scores[measure].notna().any()]
 of_clip = [m for m in ("frame consistency", "text alignment", "frame accuracy", "PickScore") if m in taken]
 of_truth = [m for m in ("edit success", "identity stability", "motion correlation") if m in taken]
-if evaluator.unread():
-    display(Markdown(evaluator.unread()))
+if scorer.unread():
+    display(Markdown(scorer.unread()))
 
 # %%
 ours = scores[scores.method == METHOD].set_index(["clip", "edit"])

@@ -28,12 +28,12 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from studies.tables import METHOD, edits_in, gains, means
-from tav import figures
+from measures.score import decide, evidence, write_metrics
+from measures.tables import METHOD, gains, means
+from publish import figures
+from studies.scores import edits_in, evaluator
+from studies.settings import load_params
 from tav.clip import read_frames
-from tav.config import load_params
-from tav.evaluate import Evaluator
-from tav.score import decide, evidence, write_metrics
 
 # %% [markdown]
 # ## Parameters
@@ -63,14 +63,14 @@ if params.full:
     further = sorted(Path("results/ablate-full").glob("*/*"))
     names = {path: METHOD if path.parent.name == "method" else path.parent.name for path in further}
     folders = {(names[path], int(path.name)): path for path in further} | folders
-evaluator = Evaluator(params)
-tables = {at: evaluator.table({at[0]: edits_in(params, folder)}).assign(seed=at[1]) for at, folder in folders.items()}
+scorer = evaluator(params)
+tables = {at: scorer.table({at[0]: edits_in(params, folder)}).assign(seed=at[1]) for at, folder in folders.items()}
 scores = pd.concat(tables.values()).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
 
 # %%
-if evaluator.unread():
-    display(Markdown(evaluator.unread()))
+if scorer.unread():
+    display(Markdown(scorer.unread()))
 
 # %% [markdown]
 # ## Scores
@@ -118,7 +118,7 @@ indices = figures.pick_frames(params.clip.num_frames, shown_frames)
 for clip, entry in params.clips.items():
     edit, prompt = next(iter(entry.edits.items()))
     drawn = {name: folder / clip / edit for (name, seed), folder in folders.items() if seed == params.tune.seed}
-    rows = {"source": evaluator.source(clip)} | {name: read_frames(path) for name, path in drawn.items()}
+    rows = {"source": scorer.source(clip)} | {name: read_frames(path) for name, path in drawn.items()}
     figures.show(figures.strip(rows, indices, title=f"{clip}: {prompt}"), f"{out}/figures/{clip}.jpg")
 
 # %% [markdown]

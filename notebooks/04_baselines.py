@@ -15,7 +15,7 @@
 # those of Plug-and-Play, applied frame by frame, and of CogVideo.
 #
 # The peers work on the same image model, clips, prompts, seed and number of steps, and get none of our tuned weights;
-# each is a file of `baselines/` that says what it leaves out of the original. Their settings, as ours, were chosen on
+# each is a file of `peers/` that says what it leaves out of the original. Their settings, as ours, were chosen on
 # clips that are not evaluated, with as many tries each: `benchmarks/settings.py`. In CogVideo's role is a text-to-video
 # model that was trained on clips of the same world.
 
@@ -33,11 +33,11 @@ from importlib.resources import files
 import pandas as pd
 from IPython.display import Markdown, display
 
-from studies.tables import METHOD, edits_in, gains, means, trivial
-from tav import figures
-from tav.config import load_params, settings_of
-from tav.evaluate import Evaluator
-from tav.score import decide, evidence, write_metrics
+from measures.score import decide, evidence, write_metrics
+from measures.tables import METHOD, gains, means, trivial
+from publish import figures
+from studies.scores import edits_in, evaluator
+from studies.settings import load_params, settings_of
 
 # %% [markdown]
 # ## Parameters
@@ -58,13 +58,13 @@ with pd.option_context("display.max_colwidth", None):
 
 # %%
 edits = edits_in(params, "results/edit")
-evaluator = Evaluator(params)
+scorer = evaluator(params)
 methods = {METHOD: edits} | {method: edits_in(params, f"results/baseline/{method}") for method in params.baselines}
-methods |= trivial(edits, evaluator.source)
-scores = evaluator.table(methods).round(4)
+methods |= trivial(edits, scorer.source)
+scores = scorer.table(methods).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
-if evaluator.unread():
-    display(Markdown(evaluator.unread()))
+if scorer.unread():
+    display(Markdown(scorer.unread()))
 
 # %% [markdown]
 # ## Table 1
@@ -144,7 +144,7 @@ if count:
 # Tune-A-Video and won 39.6 % of the votes.
 
 # %%
-published = pd.read_csv(files("studies") / "published.csv").set_index(["set", "metric", "method"])
+published = pd.read_csv(files("measures") / "published.csv").set_index(["set", "metric", "method"])
 run = listed if count and not differ else scores
 text = f"No score of this run stands beside these: it is of the miniature, or by another CLIP than {paper_clip}."
 if params.score.clip_model == paper_clip and not params.score.judge:  # only the miniature has a judge
@@ -166,7 +166,7 @@ with pd.option_context("display.max_rows", None, "display.max_colwidth", None):
 indices = figures.pick_frames(params.clip.num_frames, shown_frames)
 for number, (clip, entry) in enumerate(params.clips.items()):
     edit, prompt = list(entry.edits.items())[number % len(entry.edits)]
-    rows = {"source": evaluator.source(clip)}
+    rows = {"source": scorer.source(clip)}
     rows |= {name: drawn[clip, edit] for name, drawn in methods.items() if "edited frame" not in name}
     rows.pop("the source clip itself", None)
     figures.show(figures.strip(rows, indices, title=f"{clip}: {prompt}"), f"{out}/figures/{clip}.jpg")

@@ -31,14 +31,15 @@ import pandas as pd
 from IPython.display import Markdown, display
 from scipy import stats
 
+from measures.score import Interval, decide, evidence, write_metrics
+from measures.tables import SOURCE, Stored, gains, means
+from publish import figures
+
 # %%
 from studies.objects import count_error, crowd
-from studies.tables import SOURCE, Stored, gains, means
-from tav import figures
+from studies.scores import evaluator
+from studies.settings import load_params
 from tav.clip import read_frames
-from tav.config import load_params
-from tav.evaluate import Evaluator
-from tav.score import Interval, decide, evidence, write_metrics
 
 # %% [markdown]
 # ## Parameters
@@ -76,15 +77,15 @@ methods = {
 }
 
 # %%
-evaluator = Evaluator(params, source=lambda clip: read_frames(folder / clip / "source"))
-methods[SOURCE] = {(clip, "caption"): evaluator.source(clip) for clip in params.objects}
-scores = evaluator.table(methods).join(crowds, on="clip")
+scorer = evaluator(params, source=lambda clip: read_frames(folder / clip / "source"))
+methods[SOURCE] = {(clip, "caption"): scorer.source(clip) for clip in params.objects}
+scores = scorer.table(methods).join(crowds, on="clip")
 where = scores[["method", "clip", "edit"]].itertuples(index=False)
-counted = [count_error(evaluator.judge, methods[m][c, e], params.clips[c].edits[e]) for m, c, e in where]
+counted = [count_error(scorer.judge, methods[m][c, e], params.clips[c].edits[e]) for m, c, e in where]
 scores = scores.assign(**{"count error": counted, "identity error": 1 - scores.get("right object", np.nan)}).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
-if params.objects and evaluator.unread():
-    display(Markdown(f"{evaluator.unread()} Errors of count and identity, which this section asks for, need both too."))
+if params.objects and scorer.unread():
+    display(Markdown(f"{scorer.unread()} Errors of count and identity, which this section asks for, need both too."))
 
 # %% [markdown]
 # ## Errors by number and occlusion
@@ -145,7 +146,7 @@ for name, chosen in (("all clips", scores), ("several things", several)):
 indices = figures.pick_frames(params.clip.num_frames, shown_frames)
 for number, (clip, entry) in enumerate(params.objects.items()):
     edit, prompt = list(entry.edits.items())[number % len(entry.edits)]
-    rows = {"source": evaluator.source(clip)}
+    rows = {"source": scorer.source(clip)}
     rows |= {name: drawn[clip, edit] for name, drawn in methods.items() if (clip, edit) in drawn}
     figures.show(figures.strip(rows, indices, title=f"{clip}: {prompt}"), f"{out}/figures/{clip}.jpg")
 

@@ -33,14 +33,14 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
+from measures.score import decide, evidence, write_metrics
+from measures.tables import METHOD, Stored, gains, means
+from measures.truth import followed, truth_beside
+from publish import figures
 from studies.control import next_clip
-from studies.tables import METHOD, Stored, edits_in, gains, means
-from tav import figures
+from studies.scores import edits_in, evaluator
+from studies.settings import load_params
 from tav.clip import read_frames
-from tav.config import load_params
-from tav.evaluate import Evaluator
-from tav.score import decide, evidence, write_metrics
-from tav.truth import followed, truth_beside
 
 # %% [markdown]
 # ## Parameters
@@ -84,24 +84,24 @@ for kind in kinds:
 # show a thing, there and here; *motion correlation* compares the whole path (1: the same motion, 0: none of it).
 
 # %%
-evaluator = Evaluator(params)
+scorer = evaluator(params)
 size = params.clip.num_frames, params.clip.size
 truths = {clip: truth_beside(entry.source, *size) for clip, entry in params.clips.items()}
 cases = {(*at, following[at[2]] if at[1] == "other" else at[2]): folder for at, folder in drawn.data.items()}
 cases |= {("none", "own", *pair, pair[0]): folder for pair, folder in edits.data.items()}
-read = {case: read_frames(folder) for case, folder in cases.items() if evaluator.judge and truths[case[-1]]}
+read = {case: read_frames(folder) for case, folder in cases.items() if scorer.judge and truths[case[-1]]}
 
 # %%
 columns = ["method", "whose", "clip", "edit", "centre error", "mask overlap", "motion correlation"]
-paths = [followed(evaluator.judge.read(frames), truths[case[-1]]) for case, frames in read.items()]
+paths = [followed(scorer.judge.read(frames), truths[case[-1]]) for case, frames in read.items()]
 paths = pd.DataFrame(
     [dict(zip(columns, case[:4], strict=False)) | path for case, path in zip(read, paths, strict=True)],
     columns=columns,
 )
 paths = paths.sort_values("method", key=lambda names: names.map(["none", *kinds].index), kind="stable").round(4)
 paths.to_csv(f"{out}/paths.csv", index=False)
-if evaluator.unread():
-    display(Markdown(f"{evaluator.unread()} Whether a condition is followed is left to the eye there."))
+if scorer.unread():
+    display(Markdown(f"{scorer.unread()} Whether a condition is followed is left to the eye there."))
 
 # %%
 titles = {"other": "From random noise, under the next clip's condition", "own": "Under the clip's own condition"}
@@ -119,7 +119,7 @@ for whose, title in titles.items():
 # source's (*motion fidelity*, better higher; *warp error* and EditBoard's *FF-alpha*, *FF-beta* and *Semantic*, lower).
 
 # %%
-scores = evaluator.table(methods).round(4)
+scores = scorer.table(methods).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
 wanted = ["edit success", "identity stability", "frame consistency", "text alignment", "motion correlation"]
 taken = [measure for measure in scores if scores[measure].notna().any()]
@@ -143,7 +143,7 @@ if kinds:
 indices = figures.pick_frames(params.clip.num_frames, shown_frames)
 for number, (clip, entry) in enumerate(params.clips.items()):
     edit, prompt = list(entry.edits.items())[number % len(entry.edits)]
-    strip = {"source": evaluator.source(clip), "edit without control": edits[clip, edit]}
+    strip = {"source": scorer.source(clip), "edit without control": edits[clip, edit]}
     for kind in (kind for kind in kinds if (kind, "own", clip, edit) in drawn):
         strip[f"condition: {kind}"] = read_frames(results / kind / "condition" / clip)
         strip[f"under {kind}"] = drawn[kind, "own", clip, edit]
@@ -158,7 +158,7 @@ for number, (clip, entry) in enumerate(params.clips.items()):
 # %%
 for clip, edit in [pair for pair in edits if ("none", "other", *pair) in drawn]:
     shown = following[clip]
-    strip = {f"source: {shown}": evaluator.source(shown), "without control": drawn["none", "other", clip, edit]}
+    strip = {f"source: {shown}": scorer.source(shown), "without control": drawn["none", "other", clip, edit]}
     for kind in (kind for kind in kinds if (kind, "other", clip, edit) in drawn):
         strip[f"condition: {kind}"] = read_frames(results / kind / "condition" / shown)
         strip[f"under {kind}"] = drawn[kind, "other", clip, edit]

@@ -30,9 +30,9 @@ import json
 import pandas as pd
 from IPython.display import Markdown, display
 
-from tav import figures
-from tav.config import load_params
-from tav.score import bootstrap, decide, evidence, write_metrics
+from measures.score import bootstrap, decide, evidence, write_metrics
+from publish import figures
+from studies.settings import load_params
 
 # %% [markdown]
 # ## Parameters

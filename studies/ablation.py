@@ -3,10 +3,8 @@
 from itertools import product
 from pathlib import Path
 
-from tav.checkpoint import load_tuned, read_safetensors
-from tav.config import Params
-from tav.errors import InputError
-from tav.stages import (
+from studies.settings import Params
+from studies.stages import (
     RESULTS,
     fingerprint,
     load_model,
@@ -16,6 +14,8 @@ from tav.stages import (
     sample_edits,
     tune_with_progress,
 )
+from tav.checkpoint import load_tuned, read_safetensors
+from tav.errors import InputError
 
 
 def ablate(params: Params, variant: str) -> None:

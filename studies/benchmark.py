@@ -11,15 +11,15 @@ from ruamel.yaml import YAML
 from torch import Tensor
 from tqdm import tqdm
 
+from measures.tables import METHOD, trivial
 from studies.cluster import each
 from studies.peers import edit_as, load_image_model, peer_settings
-from studies.tables import METHOD, trivial
+from studies.scores import evaluator
+from studies.settings import Params, settings_of
+from studies.stages import find_clip, fingerprint, guidance, label, read_source, start_noise
 from studies.tuned import tuned
-from tav.config import Params, settings_of
 from tav.errors import InputError
-from tav.evaluate import Evaluator
 from tav.pipeline import TuneAVideoPipeline
-from tav.stages import find_clip, fingerprint, guidance, label, read_source, start_noise
 
 KEPT, STATE = Path("reports/benchmark"), Path(".state/benchmark")
 
@@ -63,7 +63,7 @@ def made_with(params: Params) -> dict:
 def score_clip(params: Params, name: str) -> pd.DataFrame:
     """A row per method and edit of a clip, as `Evaluator.table` gives it, to four digits."""
     edits = edits_by_all(params, name)
-    return Evaluator(params, source=cache(lambda name: (read_source(params, name) + 1) / 2)).table(edits).round(4)
+    return evaluator(params, source=cache(lambda name: (read_source(params, name) + 1) / 2)).table(edits).round(4)
 
 
 def edits_by_all(params: Params, name: str) -> dict[str, dict[tuple[str, str], Tensor]]:

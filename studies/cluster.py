@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tav.config import Params
+from studies.settings import Params
 from tav.errors import InputError
 
 

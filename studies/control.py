@@ -8,12 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from studies.conditions import FROM_TRUTH, condition
-from tav.checkpoint import load_tuned, read_safetensors
-from tav.clip import read_frames, write_frames
-from tav.config import Params, settings_of
-from tav.control import load_control, sample_controlled
-from tav.stages import (
+from measures.conditions import FROM_TRUTH, condition
+from measures.truth import truth_beside
+from studies.settings import Params, settings_of
+from studies.stages import (
     RESULTS,
     fingerprint,
     guidance,
@@ -24,7 +22,9 @@ from tav.stages import (
     result,
     start_noise,
 )
-from tav.truth import truth_beside
+from tav.checkpoint import load_tuned, read_safetensors
+from tav.clip import read_frames, write_frames
+from tav.control import load_control, sample_controlled
 
 
 def next_clip(params: Params, name: str) -> str:
@@ -81,4 +81,4 @@ def _conditions(params: Params, name: str, device: torch.device) -> dict[str, Te
     frames = read_frames(result("tune", name, "tuned").with_name("source")).to(device)
     truth = truth_beside(params.clips[name].source, len(frames), tuple(frames.shape[-2:]))
     kinds = [kind for kind in params.control if truth or kind not in FROM_TRUTH]
-    return {kind: condition(kind, frames, truth, params.conditions) for kind in kinds}
+    return {kind: condition(kind, frames, truth, params.conditions.model_dump()) for kind in kinds}

@@ -9,13 +9,14 @@ import torch
 from einops import reduce
 from PIL import Image
 
-from studies.conditions import FROM_TRUTH, condition
+from measures.clips import Source
+from measures.conditions import FROM_TRUTH, condition
+from measures.truth import asks, truth_beside
+from studies.settings import Params
+from studies.stages import RESULTS, fingerprint, guidance, label, read_source, replacing, sample_edits, start_noise
 from studies.tuned import tuned
 from tav.clip import write_frames
-from tav.config import Params, Source
 from tav.control import load_control, sample_controlled
-from tav.stages import RESULTS, fingerprint, guidance, label, read_source, replacing, sample_edits, start_noise
-from tav.truth import asks, truth_beside
 
 
 def objects(params: Params) -> None:
@@ -42,7 +43,7 @@ def _edit(params: Params, name: str, state: Path, folder: Path) -> None:
     truth = truth_beside(entry.source, params.clip.num_frames, params.clip.size)
     for kind in (kind for kind in params.control if truth or kind not in FROM_TRUTH):
         control = load_control(params.control[kind], pipe)
-        shown = condition(kind, frames.to(pipe.device), truth, params.conditions)
+        shown = condition(kind, frames.to(pipe.device), truth, params.conditions.model_dump())
         for edit, prompt in entry.edits.items():
             label(pipe, f"edit {name} {edit} {kind}")
             drawn = sample_controlled(pipe, control, shown, prompt, noise, params.edit.steps, **guidance(params))

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from baselines import METHODS, defaults
+from peers import METHODS, defaults
+from studies.settings import Inflate, Params
+from studies.stages import RESULTS, label, load_model, replacing
 from tav.clip import read_frames, write_frames
-from tav.config import Inflate, Params
 from tav.errors import InputError
-from tav.stages import RESULTS, label, load_model, replacing
 
 
 def baseline(params: Params, method: str) -> None:

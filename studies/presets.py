@@ -14,5 +14,5 @@ def use(preset: str) -> None:
     wanted = presets[preset].read_bytes()  # before params/last.yaml, which may be the one, is written anew
     if now.is_file() and now.read_bytes() not in [path.read_bytes() for path in presets.values()]:
         shutil.copyfile(now, "params/last.yaml")
-        print("what params.yaml was is in params/last.yaml: `python -m tav use last` brings it back")
+        print("what params.yaml was is in params/last.yaml: `python -m studies use last` brings it back")
     now.write_bytes(wanted)

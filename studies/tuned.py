@@ -4,9 +4,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tav.config import Params
+from studies.settings import Params
+from studies.stages import label, load_model, read_source, tune_with_progress
 from tav.pipeline import TuneAVideoPipeline
-from tav.stages import label, load_model, read_source, tune_with_progress
 
 
 def tuned(params: Params, name: str, state: Path | None = None) -> tuple[TuneAVideoPipeline, Tensor]:

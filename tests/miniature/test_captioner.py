@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from measures.judge import Judge
 from miniature.captioner import caption, measure, name_motion
 from miniature.clips import DATA, WORDS
 from miniature.world import Scene, draw, parse
-from tav.judge import Judge
 
 MODELS = Path("models/miniature")
 

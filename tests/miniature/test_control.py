@@ -10,15 +10,15 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch.nn.functional import mse_loss
 
+from measures.conditions import CENTRE, HAND, HEAD, condition, draw_pose
+from measures.judge import Judge
+from measures.truth import read_truth
 from miniature import control
 from miniature import fit as loop
 from miniature.clips import scenes
 from miniature.world import background, draw, masks, random_scene
-from studies.conditions import CENTRE, HAND, HEAD, condition, draw_pose
+from studies.settings import load_params
 from tav.clip import read_clip
-from tav.config import load_params
-from tav.judge import Judge
-from tav.truth import read_truth
 
 CPU, PUBLISHED, STAGES = torch.device("cpu"), Path("models/miniature"), list(control.FOLDERS)
 SETTINGS = dict(pictures=24, batch=8, learning_rate=1e-3, warmup=2, average=0.9, seed=5, save_every=1, shards=1,
@@ -204,7 +204,7 @@ def test_the_conditions_of_a_clip_are_those_that_its_scenes_had_in_training():
     differs = {}
     for kind in STAGES:
         trained = control.as_input(torch.from_numpy(np.stack([each[kind] for each in drawn]))) > 0.5
-        shown = condition(kind, frames, truth, load_params().conditions) > 0.5
+        shown = condition(kind, frames, truth, load_params().conditions.model_dump()) > 0.5
         differs[kind] = (trained ^ shown).sum().item() / trained.sum().item()
     assert differs["pose"] == 0 and differs["mask"] < 0.04  # masks are kept in one bit, frames are compressed
     assert differs["edges"] < 0.2

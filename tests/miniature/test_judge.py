@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from measures.judge import SIDE, Judge, places
 from miniature import fit as loop
 from miniature import judge
 from miniature.world import OBJECTS, TRAINED, Scene, masks
-from tav.judge import SIDE, Judge, places
 
 MODELS = Path("models/miniature")
 

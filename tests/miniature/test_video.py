@@ -7,12 +7,12 @@ from diffusers import AnimateDiffPipeline, MotionAdapter
 from safetensors.torch import load_file
 from torch.nn.functional import mse_loss
 
+from measures.judge import Judge
 from miniature import clips, video
 from miniature import fit as loop
 from miniature.control import Captioned
 from miniature.unet import scheduler
 from miniature.world import OBJECTS, TRAINED, TRAINING_VARIANTS, draw, parse
-from tav.judge import Judge
 from tests.miniature.test_control import CPU, PUBLISHED, tiny_models, tiny_unet
 
 SETTINGS = dict(pictures=48, batch=16, learning_rate=1e-3, warmup=2, average=0.9, seed=5, save_every=1, shards=1,

@@ -1,0 +1,53 @@
+"""Tables of scored edits, a row per method and edit: what goes into them, and what they say of the methods."""
+
+from collections import UserDict
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+from torch import Tensor
+
+from measures.score import Interval, bootstrap
+from tav.clip import read_frames
+
+METHOD = "Tune-A-Video"
+SOURCE = "the source clip itself"
+REPEATED = "one edited frame, repeated"
+
+
+class Stored(UserDict):
+    """Frames f 3 h w in [0, 1], read from the folders in `data` when asked for: 32 frames of 512 pixels are 100 MB."""
+
+    def __getitem__(self, key: tuple) -> Tensor:
+        return read_frames(self.data[key])
+
+
+def trivial(edits: Mapping[tuple[str, str], Tensor], source) -> dict[str, dict[tuple[str, str], Tensor]]:
+    """The two methods that do nothing: the source clip itself, and the middle frame of each edit repeated."""
+    return {
+        SOURCE: {pair: source(pair[0]) for pair in edits},
+        REPEATED: {pair: frames[len(frames) // 2].clone().expand_as(frames) for pair, frames in edits.items()},
+    }
+
+
+def means(scores: pd.DataFrame, measures: Iterable[str]) -> dict[str, dict[str, Interval]]:
+    """Per measure and method the mean over edits with its interval over clips; edits without a value are left out."""
+    return {
+        measure: {method: over_clips(group, measure) for method, group in scores.groupby("method", sort=False)}
+        for measure in measures
+    }
+
+
+def gains(scores: pd.DataFrame, measure: str, method: str, other: str) -> Interval:
+    """What `method` has more than `other` of a measure, edit by edit, of the same seed if there are several.
+
+    The mean with its interval over clips; what only one of the two has is left out.
+    """
+    pairs = scores.set_index([key for key in ("method", "seed", "clip", "edit") if key in scores])[measure]
+    gain = (pairs[method] - pairs[other]).rename(measure).reset_index()
+    return over_clips(gain, measure)
+
+
+def over_clips(scores: pd.DataFrame, measure: str) -> Interval:
+    """The mean of a measure with an interval that resamples clips, each with its edits (and seeds)."""
+    taken = scores.reindex(columns=["clip", measure]).dropna()
+    return bootstrap({clip: list(values) for clip, values in taken.groupby("clip")[measure]})

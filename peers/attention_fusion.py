@@ -1,0 +1,148 @@
+"""FateZero: attention maps that are kept from the inversion and fused into those of the edit."""
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import SequenceMatcher
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from einops import rearrange
+from torch import Tensor
+
+from peers._attention import MapAttnProcessor, processors, transformer_blocks
+from peers._ddim import encode, sample
+from tav.pipeline import TuneAVideoPipeline
+
+
+def edit(
+    pipe: TuneAVideoPipeline,
+    clip: Tensor,
+    source_caption: str,
+    edit_prompt: str,
+    *,
+    steps: int,
+    guidance_scale: float,
+    seed: int,
+    negative_prompt: str = "",
+    cross_share: float = 0.8,
+    self_share: float = 0.8,
+    threshold: float = 0.3,
+    max_tokens: int = 32**2,
+) -> Tensor:
+    """Invert with the source caption, keep the attention maps, and fuse them into the edit's. Nothing is random.
+
+    Qi et al., FateZero, arXiv 2303.09535. Inversion attention fusion: words that the edit prompt shares with the source
+    caption take the source's cross-attention. Attention map blending: self-attention is M s_edit + (1 - M) s_source,
+    where M = 1 at the queries whose source cross-attention to the replaced words is above the threshold.
+    Spatial-temporal self-attention, in inversion and sampling: keys and values of the frame itself and the middle one,
+    K = W^K [z_i; z_w] with w = round(n / 2). Maps are fused at the same timestep, for the edit prompt only.
+
+    Not as in the original: the replaced words are found by comparing the two texts, there the user names them; the mask
+    is the mean over all kept cross-attentions, there over those at a quarter of the latents' side; no amplified words,
+    no blending of latents. With no word replaced, M = 0, as there for styles.
+
+    cross_share, self_share: shares of the steps, from the first on, in which maps are fused (released defaults).
+    threshold: of M, relative to each frame's largest value. 1 takes all self-attention from the source; below 0, none.
+    max_tokens: maps of more queries than this are not kept and not fused (released behaviour), to save memory: kept are
+        n (2 n + words) numbers per head, frame, layer and step, in main memory, until another clip is inverted.
+    """
+    latents = encode(pipe, clip)
+    fusion = _Fusion(pipe, source_caption, edit_prompt, latents, steps, cross_share, self_share, threshold)
+    blocks = transformer_blocks(pipe.unet)
+    attentions = [block.attn1 for block in blocks] + [block.attn2 for block in blocks]
+    with_maps = partial(MapAttnProcessor, pipe.num_frames, _own_and_middle, max_tokens)
+    asked = steps, source_caption, max_tokens, fusion.kept_steps
+    before, its_latents, inverted = getattr(pipe, "_fused_inversion", (None,) * 3)
+    if before == asked and torch.equal(its_latents, latents):  # the edits of a clip follow each other
+        noise, fusion.kept, fusion.cross = inverted
+    else:
+        pipe._fused_inversion = (None,) * 3  # the memory of the maps of the clip before
+        with processors(dict.fromkeys(attentions, with_maps(fusion.keep))):
+            noise = pipe.invert(latents, steps, source_caption)
+        pipe._fused_inversion = asked, latents, (noise, fusion.kept, fusion.cross)
+    with processors(dict.fromkeys(attentions, with_maps(fusion.fuse))):
+        return sample(pipe, noise, edit_prompt, steps, guidance_scale, negative_prompt, around=fusion.at)
+
+
+def align(tokenizer, caption: str, prompt: str) -> tuple[list[int], list[int], list[int]]:
+    """Places of the tokens that two texts share, in the first and in the second, and of the first one's others.
+
+    Start, end and padding are shared; the latter never counts among the others.
+    """
+    old, new = (tokenizer(text, truncation=True).input_ids for text in (caption, prompt))
+    blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
+    shared = [(block.a + i, block.b + i) for block in blocks for i in range(block.size)]
+    replaced = sorted(set(range(len(old))) - {place for place, _ in shared})
+    length = tokenizer.model_max_length
+    shared += zip(range(len(old), length), range(len(new), length), strict=False)
+    return *map(list, zip(*shared, strict=True)), replaced
+
+
+def _own_and_middle(x: Tensor) -> Tensor:
+    """Keys or values b f n c -> those of the frame itself and the middle one, b f 2n c."""
+    middle = x[:, (x.shape[1] - 1) // 2, None].expand_as(x)
+    return torch.cat([x, middle], dim=2)
+
+
+class _Fusion:
+    """The source's maps, kept during its inversion, and what they change while the edit is sampled."""
+
+    def __init__(self, pipe, source_caption, edit_prompt, latents, steps, cross_share, self_share, threshold):
+        self.in_source, self.in_edit, self.replaced = align(pipe.tokenizer, source_caption, edit_prompt)
+        self.size, self.threshold = latents.shape[-2:], threshold
+        self.share, self.steps = {True: self_share, False: cross_share}, steps
+        # Sampling meets the inversion's steps from the last one back, and its first ones not at all.
+        self.kept_steps = math.ceil(max(cross_share, self_share) * steps)
+        self.kept = defaultdict(lambda: deque(maxlen=self.kept_steps))
+        self.cross = []
+        self.step = 0
+
+    def keep(self, attn: Attention, maps: Tensor, is_self: bool) -> Tensor:
+        if not is_self and attn not in self.kept:
+            self.cross.append(attn)
+        self.kept[attn].append(maps.cpu())
+        return maps
+
+    @contextmanager
+    def at(self, step: int) -> Iterator[None]:
+        self.step = step
+        yield
+
+    def fuse(self, attn: Attention, maps: Tensor, is_self: bool) -> Tensor:
+        if self.step / self.steps >= self.share[is_self]:
+            return maps
+        source = self.kept[attn][-1 - self.step].to(maps.device)
+        edited = maps[-len(source) :]
+        if is_self:
+            fused = torch.where(self.mask(maps.shape[1], attn.heads).to(maps.device), edited, source)
+        else:
+            fused = edited.clone()
+            fused[..., self.in_edit] = source[..., self.in_source]
+        return torch.cat([maps[: -len(source)], fused])
+
+    def mask(self, tokens: int, heads: int) -> Tensor:
+        """M at this step for self-attention over `tokens`: (f h) n 1, True where the edit's own attention stays."""
+        if not self.replaced:
+            return torch.tensor(False)
+        seen = []
+        for attn in self.cross:
+            words = self.kept[attn][-1 - self.step][..., self.replaced].sum(-1)
+            h, w = _grid(words.shape[1], self.size)
+            seen.append(rearrange(words, "(f e) (h w) -> f e h w", e=attn.heads, h=h, w=w).mean(1, keepdim=True))
+        finest = max((x.shape[-2:] for x in seen), key=math.prod)
+        mean = torch.stack([F.interpolate(x, finest, mode="bilinear") for x in seen]).mean(0)
+        mean = F.interpolate(F.max_pool2d(mean, 3, 1, 1), _grid(tokens, self.size))
+        mask = mean / mean.amax((2, 3), keepdim=True) > self.threshold
+        return rearrange(mask, "f 1 h w -> f (h w) 1").repeat_interleave(heads, dim=0)
+
+
+def _grid(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a level of the UNet, each of which halves the latents' size and rounds up."""
+    h, w = size
+    while h * w > tokens:
+        h, w = math.ceil(h / 2), math.ceil(w / 2)
+    return h, w

@@ -1,0 +1,1 @@
+"""What git and readers see of a run: figures, executed notebooks, the report and the README's tables."""

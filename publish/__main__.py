@@ -1,0 +1,20 @@
+"""`python -m publish VERB`: what readers see, written from the results in the folder that holds params.yaml."""
+
+import sys
+
+from studies.command import run
+
+VERBS = {
+    "notebook": ("publish.notebook:execute_notebook", "NAME", "execute one of notebooks/ (its name without .py)"),
+    "report": ("publish.report:write_report", "", "write reports/ from the results"),
+    "readme": ("publish.readme:write_readme", "", "write the tables of README.md from reports/"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb and returns its exit code, see `studies.command`."""
+    return run("publish", "What readers see of a run: notebooks, report, tables.", VERBS, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Run a percent notebook with parameters and write it so that the same run always gives the same bytes."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from studies.settings import Params
+from tav.errors import InputError, NumericalError
+
+# The kernel inherits these: a progress bar or a set's order would differ from run to run, and so would a warning that
+# names this machine's folders.
+KERNEL_ENVIRONMENT = {"TQDM_DISABLE": "1", "PYTHONHASHSEED": "0", "PYTHONWARNINGS": "ignore:IProgress not found"}
+
+
+def run_notebook(source: str | Path, folder: str | Path, parameters: Mapping | None = None) -> Path:
+    """Execute the percent notebook `source` into `folder`/<name>.ipynb and return that path.
+
+    `parameters` replace those of the cell tagged `parameters`; `out`, which every notebook has, is set to `folder`.
+    The executed notebook holds no times, no random ids and no paths of this machine. Raises InputError for a missing
+    notebook or an unknown parameter. When a cell fails, <name>.failed.ipynb keeps the outputs up to there, and the
+    cell's error is raised again as one line.
+    """
+    source, folder = Path(source), Path(folder)
+    if not source.is_file():
+        raise InputError(f"no notebook at {source}: the notebooks are the .py files of notebooks/")
+    notebook = jupytext.read(source, fmt="py:percent")
+    known = papermill.inspect_notebook(notebook)
+    parameters = {"out": folder.as_posix(), **(parameters or {})}
+    if unknown := [name for name in parameters if name not in known]:
+        raise InputError(f"{source.name} has no parameter {', '.join(unknown)}: it has {', '.join(known) or 'none'}")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    executed, failed = folder / f"{source.stem}.ipynb", folder / f"{source.stem}.failed.ipynb"
+    executed.unlink(missing_ok=True)
+    os.environ.update(KERNEL_ENVIRONMENT)
+    try:
+        # Written under the failed name first: an interrupted run must not look like a finished one.
+        papermill.execute_notebook(
+            notebook,
+            failed,
+            parameters,
+            progress_bar=False,
+            record_timing=False,
+            coalesce_streams=True,
+            extra_arguments=["--log-level=ERROR"],
+        )
+    except PapermillExecutionError as error:
+        kind = {"InputError": InputError, "NumericalError": NumericalError}.get(error.ename, RuntimeError)
+        reason = f"{error.ename}: {' '.join(str(error.evalue).split())}"
+        raise kind(f"{source.name} stopped in cell {error.exec_count}: {reason} (see {failed})") from None
+    notebook = nbformat.read(failed, as_version=4)
+    nbformat.write(settle(notebook), executed)
+    failed.unlink()
+    return executed
+
+
+def execute_notebook(params: Params, name: str) -> None:
+    """The notebook stage: notebooks/<name>.py into results/notebooks/<name>."""
+    run_notebook(Path("notebooks") / f"{name}.py", Path("results/notebooks") / name)
+
+
+def settle(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Replace what differs between two equal runs: cell ids become indices, and papermill's records go."""
+    notebook.metadata["papermill"] = {"parameters": notebook.metadata.get("papermill", {}).get("parameters", {})}
+    for index, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{index}"
+        for record in ("papermill", "execution"):
+            cell.metadata.pop(record, None)
+    return notebook

@@ -1,0 +1,84 @@
+"""Command lines of verbs that work on params.yaml, with one boundary for what goes wrong.
+
+Exit codes: 0 done, 2 bad input, 3 a loss that is not finite, 4 out of memory; each with one line on stderr. 1 is a bug.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Mapping
+from importlib import import_module
+
+from studies.settings import load_params
+from tav.errors import InputError, NumericalError
+
+
+def run(package: str, about: str, verbs: Mapping[str, tuple[str, str, str]], arguments: list[str] | None = None) -> int:
+    """Runs one verb of `python -m package` and returns the exit code.
+
+    verbs: verb -> the function, "module:name", which takes the settings and the verb's argument, if it has one; what
+    the argument is called, or ""; what --help says.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        options = _parser(package, about, verbs).parse_args(arguments)
+        _run(verbs[options.verb][0], options.verb, getattr(options, "name", None))
+    except InputError as error:
+        return _fail(error, 2)
+    except NumericalError as error:
+        return _fail(error, 3)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail(f"out of memory: {_smaller(options.verb)}lower clip.size or clip.num_frames", 4)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{message}; `{self.prog.partition(' VERB')[0]} --help` lists what there is")
+
+
+def _parser(package: str, about: str, verbs: Mapping) -> _Parser:
+    parser = _Parser(prog=f"python -m {package}", description=about)
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, (_, what, help) in verbs.items():
+        sub = subparsers.add_parser(verb, help=help, description=help)
+        if what:
+            sub.add_argument("name", metavar=what)
+    return parser
+
+
+def _run(function: str, verb: str, name: str | None) -> None:
+    module, function = function.split(":")  # imported when it runs: a stage depends on what it imports
+    function, words = getattr(import_module(module), function), [] if name is None else [name]
+    if verb == "use":  # which has to work when params.yaml does not
+        return function(*words)
+    params = load_params()
+    function(params, *words)
+    # DVC hashes the settings after the command: without this check it would file results under settings they are not of
+    if changed := [section for section, value in load_params() if value != getattr(params, section)]:
+        raise InputError(f"params.yaml changed while {verb} was running ({', '.join(changed)}): run it again")
+
+
+def _smaller(verb: str) -> str:
+    """The settings that would save memory and are not made, in the order of what they save for what they cost."""
+    params = load_params()
+    todo = {
+        "set tune.gradient_checkpointing to true": verb != "edit" and not params.tune.gradient_checkpointing,
+        "set memory.dtype and tune.mixed_precision to bf16": params.memory.dtype == "float32",
+        "set memory.vae_frames to 1": params.memory.vae_frames > 1,
+        "set memory.offload to true": not params.memory.offload,
+        "set memory.attention_frames to 1": params.memory.attention_frames is None,
+    }
+    return "".join(f"{what}, " for what, open in todo.items() if open)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    return code

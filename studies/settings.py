@@ -1,0 +1,254 @@
+"""params.yaml as typed, validated settings: what is wrong with it is said in one line, before anything is computed."""
+
+from pathlib import Path
+from textwrap import shorten
+from typing import Annotated, Literal, get_args
+
+from pydantic import BeforeValidator, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from measures.clips import ClipEntry, Count, Name, Section, Text
+from tav.errors import InputError
+
+
+def _side_or_sides(size):
+    """One side in pixels, or [height, width]; each a whole number from 8 on."""
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    if any(isinstance(side, bool) or not isinstance(side, int) or side < 8 for side in sides):
+        raise ValueError("one number of pixels or [height, width], each 8 or more")
+    return size if isinstance(size, int) else tuple(sides)
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+# The settings that each stage of dvc.yaml reads, which are its `params`; {} is a clip's name. No device: where a stage
+# runs changes its results by rounding only.
+USES = {
+    "tune": "model lora memory.dtype inflate clip.num_frames clip.size clip.fit tune clips.{}.source clips.{}.caption",
+    "invert": "model lora memory.dtype inflate clip.num_frames invert clips.{}.caption",
+    "edit": "model lora memory.dtype inflate clip.num_frames edit clips.{}.edits",
+    "01_method": "model lora",
+    "02_results": "model lora memory.dtype clip tune invert edit score margins clips",
+    "ablate": "model lora memory.dtype inflate clip.num_frames tune invert edit clips full seeds ablation.{}",
+    "ablate-full": "model lora memory.dtype inflate clip.num_frames tune invert edit clips full seeds full_ablation",
+    "baseline": "model lora memory.dtype clip.num_frames tune.seed edit clips baselines.{}",
+    "control": "model lora memory.dtype inflate clip.num_frames tune.seed edit control clips conditions",
+    "objects": "model lora memory.dtype inflate clip tune invert edit control objects conditions",
+    "cost": "model lora memory.dtype device inflate clip tune invert edit",
+    "benchmark": "benchmark.run benchmark.clips model lora memory.dtype inflate clip tune invert edit baselines score",
+    "03_ablation": "model lora memory.dtype clip tune invert edit score clips full ablation full_ablation",
+    "04_baselines": "model lora memory.dtype clip tune invert edit score margins clips baselines benchmark.clips",
+    "05_multi_object": "model lora memory.dtype clip tune invert edit score margins control objects conditions",
+    "06_control": "model lora memory.dtype clip tune invert edit score margins clips control conditions",
+    "07_cost": "model lora memory.dtype clip tune invert edit margins",
+    "report": "model lora memory device inflate clip tune invert edit score margins clips full ablation baselines "
+    "control objects",
+}
+
+PLAIN = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "string_too_short": "a text that is not empty",
+    "dict_type": "a table of names",
+    "too_short": "a table of one name or more",
+    "model_type": "a table of settings",
+}
+
+
+class Inflate(Section):
+    """How the image model becomes a model of clips (section 3 of the paper)."""
+
+    norm: Literal["clip", "frame"]
+    attention: Literal["sparse-causal", "own", "first", "full"]
+    temporal: bool
+    temporal_conv: bool
+
+
+class Clip(Section):
+    """What is read from every clip, in frames and pixels, and the frames per second that results are shown at."""
+
+    num_frames: Count
+    size: Annotated[int | tuple[int, int], BeforeValidator(_side_or_sides)]
+    fit: Literal["crop", "letterbox"]
+    fps: Positive
+
+
+class Tune(Section):
+    """One-shot tuning; `save_every` counts the steps between the states that an interrupted run resumes from."""
+
+    steps: Annotated[int, Field(ge=0)]
+    learning_rate: Positive
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    tuned: Literal["paper", "queries", "temporal", "everything"]
+    tune_down_blocks: bool
+    gradient_checkpointing: bool
+    mixed_precision: Literal["no", "fp16", "bf16"]
+    prior_preservation: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    save_every: Count
+
+
+class Memory(Section):
+    """What saves memory: half-precision weights, fewer frames at once, encoder and VAE off the GPU when not used."""
+
+    dtype: Literal["float32", "fp16", "bf16"]
+    vae_frames: Count
+    attention_frames: Count | None
+    offload: bool
+
+
+class Invert(Section):
+    """DDIM inversion."""
+
+    steps: Count
+
+
+class Edit(Section):
+    """Sampling with an edit prompt."""
+
+    steps: Count
+    noise: Literal["inverted", "random"]
+    guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    negative_prompt: str
+
+
+class Score(Section):
+    """What scores: CLIP, an open_clip name such as ViT-L-14/openai or a folder; what else there is, or nothing."""
+
+    clip_model: Text
+    accuracy_model: str
+    pick_model: str
+    judge: str
+
+
+class Margins(Section):
+    """What a claim must reach to hold: fixed here, before a run."""
+
+    reconstruction: float
+    frame_consistency: float
+    edit_success: float
+    motion_correlation: float
+    control_loss: float
+    linear_growth: float
+    quadratic_growth: float
+
+
+class Variant(Section):
+    """What an ablation changes in the settings of the full method."""
+
+    inflate: dict = {}
+    tune: dict = {}
+    invert: dict = {}
+    edit: dict = {}
+
+
+class Conditions(Section):
+    """The models that draw the conditions of a clip, folders or Hub ids."""
+
+    depth: str
+    openpose: str
+
+
+class Benchmark(Section):
+    """Whether `benchmark` runs all methods, over which list of clips, where these lie, and on which Ray cluster."""
+
+    run: bool
+    clips: Text
+    footage: Text
+    ray: str
+    retries: Annotated[int, Field(ge=0)]
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    model: Text
+    lora: str
+    device: Literal["auto", "cpu", "cuda"]
+    inflate: Inflate
+    clip: Clip
+    tune: Tune
+    memory: Memory
+    invert: Invert
+    edit: Edit
+    score: Score
+    margins: Margins
+    clips: Annotated[dict[Name, ClipEntry], Field(min_length=1)]
+    full: bool
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]]
+    ablation: dict[Name, Variant]
+    full_ablation: dict[Name, Variant]
+    baselines: dict[Name, dict[str, bool | int | float | str | None]]
+    control: dict[Name, Text]
+    conditions: Conditions
+    objects: dict[Name, ClipEntry]
+    benchmark: Benchmark
+
+    def varied(self, variant: str, seed: int | None = None) -> "Params":
+        """These settings with a variant's and a seed of tuning in their place; InputError if they are not allowed."""
+        settings = self.model_dump(mode="json") | {"ablation": {}, "full_ablation": {}}
+        for section, values in (self.ablation | self.full_ablation)[variant].model_dump().items():
+            settings[section] |= values
+        if seed is not None:
+            settings["tune"]["seed"] = seed
+        try:
+            return Params.model_validate(settings)
+        except ValidationError as error:
+            raise InputError(f"variant {variant}: {_explain(error.errors()[0])}") from None
+
+
+def load_params(path="params.yaml") -> Params:
+    """Reads and checks params.yaml; raises InputError, one line with the setting, its value and what is allowed."""
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist: run this from the folder that holds it")
+    try:  # ruamel reads YAML 1.2, as DVC does: there 3e-5 is a number and `no` is a text
+        settings = YAML(typ="safe").load(Path(path))
+        params = Params.model_validate(settings if settings is not None else {})
+        for variant in params.ablation | params.full_ablation:
+            params.varied(variant)
+        return params
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise InputError(f"{path}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}") from None
+    except YAMLError as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}: save it as text in UTF-8") from None
+    except ValidationError as error:
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")  # a typo before its gap
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"{path}: {_explain(problems[0])}{more}") from None
+
+
+def settings_of(params: Params, stage: str, name: str = "") -> dict:
+    """The settings that a stage reads, by their keys; a clip that is not there has none, a new notebook has all."""
+    settings = params.model_dump(mode="json")
+    return {key: _look_up(settings, key) for key in USES.get(stage, " ".join(settings)).format(name, name).split()}
+
+
+def _look_up(settings: dict, key: str):
+    for part in key.split("."):
+        settings = settings.get(part, {})
+    return settings
+
+
+def _explain(problem: dict) -> str:
+    key = ".".join(map(str, problem["loc"])) or "the file"
+    if problem["type"] == "extra_forbidden":
+        return f"{key} is not a setting: {_neighbours(problem['loc'][:-1])}"
+    if problem["type"] == "missing":
+        return f"{key} is missing: add it"
+    if problem["loc"][-1:] == ("[key]",):
+        return f"{key.removesuffix('.[key]')} cannot be a name: names are made of a-z, 0-9 and -"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{key} is {shorten(repr(problem['input']), 60)}: it must be {PLAIN.get(problem['type'], message)}"
+
+
+def _neighbours(loc: tuple) -> str:
+    """The settings that exist where an unknown one was given."""
+    section = Params
+    for key in loc:
+        section = section.model_fields[key].annotation if hasattr(section, "model_fields") else get_args(section)[1]
+    return f"{'.'.join(map(str, loc)) or 'params.yaml'} takes {', '.join(section.model_fields)}"

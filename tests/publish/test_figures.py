@@ -1,0 +1,103 @@
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+from publish import figures
+
+
+def frames(level, f=4, h=16, w=24):
+    return torch.full((f, 3, h, w), level)
+
+
+def test_frames_are_picked_evenly_and_with_both_ends():
+    assert figures.pick_frames(8) == [0, 1, 3, 4, 6, 7]
+    assert figures.pick_frames(32, 5) == [0, 8, 16, 23, 31]
+    assert figures.pick_frames(3) == [0, 1, 2]
+    assert figures.pick_frames(1) == [0]
+
+
+def test_a_strip_shows_the_same_frames_of_every_row_with_labels_and_scores():
+    rows = {"source": torch.rand(8, 3, 16, 24), "object: a dog": torch.rand(8, 3, 16, 24)}
+    figure = figures.strip(rows, [0, 3, 7], {"object: a dog": "text 27.50"}, title="fox, seed 33")
+    shown = [axis.images[0].get_array() for axis in figure.axes]
+    for picture, (label, index) in zip(shown, [(row, i) for row in rows for i in (0, 3, 7)], strict=True):
+        assert np.array_equal(picture, rows[label][index].permute(1, 2, 0))
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["frame 1", "frame 4", "frame 8"]
+    words = [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+    assert "source" in words and "object: a dog\ntext 27.50" in words and "fox, seed 33" in words
+
+
+def test_frames_are_drawn_in_their_own_proportions():
+    figure = figures.strip({"wide": frames(0.5)}, [0, 1])
+    box = figure.axes[0].get_position()
+    assert box.width * figure.get_figwidth() / (box.height * figure.get_figheight()) == pytest.approx(24 / 16, rel=0.05)
+
+
+def test_the_style_is_the_same_whatever_the_caller_has_set(tmp_path):
+    def draw():
+        figures.show(figures.curve({"a": [3.0, 2.0, 1.0], "b": [2.0, 2.0, 2.0]}, window=2), tmp_path / "a.png")
+        return (tmp_path / "a.png").read_bytes()
+
+    expected = draw()
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black"}):
+        assert draw() == expected
+
+
+def test_the_curve_is_the_running_mean_and_one_clip_has_no_band():
+    axes = figures.curve({"only": [4.0, 2.0, 0.0]}, window=2).axes[0]
+    assert axes.lines[-1].get_xydata().tolist() == [[2, 3], [3, 1]]
+    assert not axes.collections
+    assert figures.curve({"a": [1.0] * 3, "b": [2.0] * 3}, window=2).axes[0].collections
+
+
+def test_no_influence_is_white():
+    values = np.tril(np.ones((4, 4)))
+    shown = figures.influence({"causal": values, "all": np.ones((4, 4))}).axes[0].images[0].get_array()
+    assert np.array_equal(shown.mask, values == 0)
+
+
+def test_a_mean_without_an_interval_is_drawn_without_one():
+    nan = float("nan")
+    panel = figures.intervals({"text": {"edits": (27.0, 26.0, 28.0), "source": (20.0, nan, nan)}}).axes[0]
+    assert [line.get_xdata().tolist() for line in panel.lines if len(line.get_xdata()) == 2] == [[26.0, 28.0]]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["edits", "source"]
+
+
+def test_growth_draws_every_line_on_log_axes():
+    axes = figures.growth([1, 2, 4], {"ST-Attn": [1, 2, 4], "full": [1, 4, 16]}).axes[0]
+    assert len(axes.lines) == 2 and axes.get_xscale() == axes.get_yscale() == "log"
+
+
+def test_an_animation_holds_every_frame_side_by_side_and_always_the_same_bytes():
+    rows = {"source": torch.linspace(0, 1, 5)[:, None, None, None].expand(5, 3, 16, 24), "edit": frames(1.0, 5)}
+    data = figures.animate(rows, fps=8)
+    assert data == figures.animate(rows, fps=8)
+    picture = Image.open(io.BytesIO(data))
+    assert picture.size == (2 * 24 + 2, 16) and picture.n_frames == 5 and picture.info["loop"] == 0
+    means = [np.asarray(frame.convert("L"))[:, :24].mean() / 255 for frame in ImageSequence.Iterator(picture)]
+    assert means == pytest.approx(torch.linspace(0, 1, 5).tolist(), abs=0.05)
+
+
+def test_large_frames_are_reduced_in_an_animation():
+    assert Image.open(io.BytesIO(figures.animate({"a": frames(0.5, 2, 512, 256)}))).size == (64, 128)
+
+
+@pytest.mark.parametrize("name", ["chart.png", "frames.jpg"])
+def test_what_is_shown_is_what_is_written(name, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "display", shown.append)
+    figures.show(figures.strip({"source": frames(0.3)}, [0, 2]), tmp_path / "figures" / name)
+    assert shown[0].data == (tmp_path / "figures" / name).read_bytes()
+    assert Image.open(tmp_path / "figures" / name).size[0] > 200
+
+
+def test_a_shown_animation_is_written_and_captioned(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "display", shown.append)
+    figures.show_animation({"a <b>": frames(0.3)}, tmp_path / "figures" / "a.webp")
+    assert Image.open(tmp_path / "figures" / "a.webp").n_frames >= 1
+    assert "a &lt;b&gt;" in shown[0].data and "data:image/webp;base64," in shown[0].data

@@ -1,0 +1,147 @@
+"""Notebook 05 executed at a tiny scale: a clip of one thing, one of two apart and one of two that cross."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from publish.notebook import run_notebook
+from tav.clip import read_frames, write_frames
+from tests.tiny_clip import save_clip
+
+ROOT = Path(__file__).parents[2]
+CENTRES = {
+    "one": [[0.5]] * 4,
+    "apart": [[0.25, 0.75]] * 4,
+    "crossing": [[0.25, 0.75], [0.4, 0.6], [0.5, 0.5], [0.6, 0.4]],
+}
+CLAIMS = {f"{error}_error_{of}" for error in ("count", "identity") for of in ("number", "occlusion", "edges", "mask")}
+CLAIMS |= {"motion_edges", "motion_mask"}
+
+
+@pytest.fixture
+def project(workplace, set_params, monkeypatch):
+    """The folder of a run whose sampling is done; under a mask, edits are the source clip itself."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    save_clip(Path("clip"))
+    objects = {
+        name: {
+            "source": {"path": f"{name}.mp4", "start": 0, "stride": 1},
+            "caption": f"a cartoon of {'a fox' if name == 'one' else 'two foxes'} crossing in the snow",
+            "edits": {
+                "object": "a cartoon of two cars crossing in the snow",
+                "place": "a cartoon of two foxes at sunset",
+            },
+        }
+        for name in CENTRES
+    }
+    set_params({"objects": objects, "control": {"edges": "control", "mask": "control"}, "score.clip_model": "clip"})
+    torch.manual_seed(0)
+    for name, centres in CENTRES.items():
+        save_truth(name, centres)
+        write_frames(f"results/objects/{name}/source", torch.rand(4, 3, 32, 32))
+        for kind in ("edit", "edges"):
+            for edit in ("object", "place"):
+                write_frames(f"results/objects/{name}/{kind}/{edit}", torch.rand(4, 3, 32, 32))
+        for edit in ("object", "place"):
+            write_frames(f"results/objects/{name}/mask/{edit}", read_frames(f"results/objects/{name}/edit/{edit}"))
+    Path("dvc.yaml").write_text("stages: {}\n")
+    shutil.copytree(ROOT / "notebooks", "notebooks")
+    return workplace
+
+
+def save_truth(name, centres, tile=32):
+    sheet = np.zeros((len(centres[0]), tile, len(centres), tile), np.uint8)
+    for f, xs in enumerate(centres):
+        for k, x in enumerate(xs):
+            columns = slice(round(x * tile) - 4, round(x * tile) + 4)
+            sheet[:, 8:16, f, columns] = 0
+            sheet[k, 8:16, f, columns] = 255
+    Image.fromarray(sheet.reshape(-1, len(centres) * tile)).save(f"{name}.masks.png")
+    truth = {"object": "fox", "style": "cartoon", "place": "snow", "count": len(centres[0])}
+    truth["frames"] = [[[x, 0.375, 0.25, 0.0] for x in xs] for xs in centres]
+    Path(f"{name}.json").write_text(json.dumps(truth))
+
+
+def run():
+    path = run_notebook("notebooks/05_multi_object.py", "results/notebooks/05_multi_object")
+    assert not [output for output in outputs(path) if output.get("name") == "stderr"]
+    return path.parent, json.loads((path.parent / "metrics.json").read_text())
+
+
+def outputs(path):
+    return [out for cell in nbformat.read(path, as_version=4).cells for out in cell.get("outputs", [])]
+
+
+def told(out, text):
+    shown = outputs(out / "05_multi_object.ipynb")
+    return [output for output in shown if text in output.get("data", {}).get("text/markdown", "")]
+
+
+def test_every_condition_is_held_against_none_and_the_source_shows_the_judges_own_error(project, set_params):
+    set_params({"score.judge": str(ROOT / "models/miniature/judge")})
+    out, rows = run()
+    scores = pd.read_csv(out / "scores.csv")
+    assert scores.groupby("method", sort=False).size().to_dict() == {
+        "no condition": 6, "edges": 6, "mask": 6, "the source clip itself": 3
+    }  # fmt: skip
+    facts = scores.groupby("clip")[["things", "hidden"]].first()
+    assert facts["things"].to_dict() == {"one": 1, "apart": 2, "crossing": 2}
+    assert facts["hidden"]["apart"] == 0 < 0.05 < facts["hidden"]["crossing"]
+    assert scores[["count error", "identity error"]].notna().all(axis=None)
+    assert set(rows) == CLAIMS
+    assert rows["count_error_occlusion"]["verdict"] == "undecided"  # a slope through two clips has no interval
+    for same in (rows["count_error_mask"], rows["identity_error_mask"]):  # the same edits again: no gain, no evidence
+        assert same["interval"] == [0, 0] and same["verdict"] == "undecided"
+    figures = {file.name for file in (out / "figures").iterdir()}
+    assert figures == {"one.jpg", "apart.jpg", "crossing.jpg", "clips.png", "conditions.png"}
+
+
+def test_without_a_judge_every_claim_stays_open_and_the_clips_are_shown(project):
+    out, rows = run()
+    assert set(rows) == CLAIMS and {row["verdict"] for row in rows.values()} == {"undecided"}
+    assert {"one.jpg", "apart.jpg", "crossing.jpg"} <= {file.name for file in (out / "figures").iterdir()}
+    assert told(out, "`score.judge` names no judge") and told(out, "Errors of count and identity")
+
+
+def test_clips_of_ones_own_need_no_truth_and_no_mask(project):
+    for name in CENTRES:
+        Path(f"{name}.json").unlink()
+        shutil.rmtree(f"results/objects/{name}/mask")
+    out, rows = run()
+    assert set(rows) == CLAIMS and {row["value"] for row in rows.values()} == {None}
+
+
+def test_without_clips_of_several_objects_every_question_stays_open(project, set_params):
+    set_params({"objects": {}})
+    shutil.rmtree("results/objects")
+    out, rows = run()
+    assert set(rows) == CLAIMS and {(row["value"], row["verdict"]) for row in rows.values()} == {(None, "undecided")}
+    assert told(out, "`objects` in params.yaml has no clips")
+
+
+def test_one_clip_without_truth_and_without_control_is_shown(project, set_params):
+    clip = {"source": {"path": "one.mp4", "start": 0, "stride": 1}, "caption": "a fox", "edits": {"place": "in snow"}}
+    set_params({"objects": {"one": clip}, "control": {}})
+    Path("one.json").unlink()
+    out, rows = run()
+    assert set(rows) == {claim for claim in CLAIMS if claim.endswith(("number", "occlusion"))}
+    assert {row["verdict"] for row in rows.values()} == {"undecided"}
+
+
+def test_clips_of_ones_own_are_shown_under_depth_and_openpose(project, set_params):
+    set_params({"control": {"depth": "control", "openpose": "control"}})
+    for name in CENTRES:
+        Path(f"{name}.json").unlink()
+        for kind, found in (("depth", "edges"), ("openpose", "mask")):
+            shutil.move(f"results/objects/{name}/{found}", f"results/objects/{name}/{kind}")
+    out, rows = run()
+    assert {row["verdict"] for row in rows.values()} == {"undecided"} and "motion_openpose" in rows
+    methods = set(pd.read_csv(out / "scores.csv")["method"])
+    assert methods == {"no condition", "depth", "openpose", "the source clip itself"}

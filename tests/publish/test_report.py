@@ -1,0 +1,194 @@
+import base64
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import av
+import nbformat
+import pandas as pd
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+
+from measures.score import Interval, decide, write_metrics
+from publish import figures
+from publish.readme import claims_table, write_readme
+from publish.report import write_report
+from studies.settings import load_params
+from tav.clip import write_frames
+from tav.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ROWS = {
+    "gain": decide("Edits <follow> their prompt", "Gain", Interval(2.0, 1.0, 3.0), at_least=0, unit="dB"),
+    "worse": decide("Nothing is lost", "Loss", 3.0, at_most=1),
+    "motion": decide("Edits move as the source does", "The path", None),
+}
+
+
+@pytest.fixture
+def project(workplace, set_params):
+    """The folder of a run whose stages are done: one clip with two edits, one executed notebook, one that was not."""
+    torch.manual_seed(0)
+    for folder in ("tune/square/source", "edit/square/object", "edit/square/place"):
+        write_frames(Path("results") / folder, torch.rand(4, 3, 32, 48))
+    Path("notebooks").mkdir()
+    for name in ("02_results", "07_cost"):
+        Path(f"notebooks/{name}.py").write_text("")
+    folder = Path("results/notebooks/02_results")
+    rows = {"source": torch.rand(4, 3, 32, 48)}
+    figures.write(figures.strip(rows, [0, 3]), folder / "figures/square.jpg")
+    figures.write(figures.curve({"square": [1.0] * 30}), folder / "figures/losses.png")
+    (folder / "figures/square.webp").write_bytes(figures.animate(rows))
+    pictures = {name: base64.b64encode((folder / "figures" / name).read_bytes()).decode()
+                for name in ("square.jpg", "losses.png", "square.webp")}  # fmt: skip
+    outputs = [
+        new_output("display_data", {"image/jpeg": pictures["square.jpg"]}, metadata={"image/jpeg": {"width": 400}}),
+        new_output("display_data", {"image/png": pictures["losses.png"] + "\n"}),
+        new_output("display_data", {"text/html": f'<img src="data:image/webp;base64,{pictures["square.webp"]}">'}),
+    ]
+    opening = new_markdown_cell("# 2. Results\n\n**Question.** Does it\nwork?\n\n**Claim.** Yes.", id="a")
+    cells = [opening, new_code_cell("1 + 1", id="b", outputs=outputs, execution_count=1)]
+    nbformat.write(new_notebook(cells=cells), folder / "02_results.ipynb")
+    write_metrics(folder / "metrics.json", ROWS)
+    scores = {"clip": ["square"] * 2, "edit": ["object", "place"], "method": ["Tune-A-Video"] * 2}
+    scores |= {"frame consistency": [91.234, 92.0], "text alignment": [27.5, 28.0], "frame accuracy": [100.0, 50.0]}
+    pd.DataFrame(scores).to_csv(folder / "scores.csv", index=False)
+    return workplace
+
+
+def build() -> str:
+    return write_report(load_params()).read_text()
+
+
+def test_every_clip_and_edit_plays_with_its_prompt_and_scores(project):
+    page = build()
+    assert page.count("<video") == 3
+    for view in ("source", "object", "place"):
+        with av.open(f"reports/clips/square/{view}.mp4") as clip:
+            assert sum(1 for _ in clip.decode(video=0)) == 4
+            assert (clip.streams.video[0].width, clip.streams.video[0].height) == (192, 128)  # proportions kept
+    for text in ("a circle is moving", "a square is moving on the beach", "frames 91.23", "text 27.50"):
+        assert text in page
+
+
+def test_claims_stand_with_their_values_and_verdicts(project):
+    page = build()
+    assert "Edits &lt;follow&gt; their prompt" in page and "2 dB [1, 3]" in page and "at most 1" in page
+    for verdict in ("holds", "fails", "undecided"):
+        assert f'<td class="verdict {verdict}">{verdict}</td>' in page
+    assert json.loads(Path("reports/metrics/02_results.json").read_text()) == ROWS
+    claims = json.loads(Path("reports/metrics/claims.json").read_text())
+    assert claims == [{"section": "02_results", "name": name, **row} for name, row in ROWS.items()]
+
+
+def test_the_readme_gets_the_claims_and_keeps_its_own_words(project):
+    build()
+    Path("README.md").write_text("before\n<!-- claims -->\nout of date\n<!-- end of claims -->\nafter\n")
+    write_readme(load_params())
+    text = Path("README.md").read_text()
+    assert text.startswith("before\n<!-- claims -->\n| section") and text.endswith("<!-- end of claims -->\nafter\n")
+    assert "| [02_results](reports/notebooks/02_results.ipynb) | 3 | 1 | 1 | 1 |" in text
+    assert "| Edits <follow> their prompt | Gain | 2 dB [1, 3] | at least 0 dB | **holds** |" in text
+    assert "| Edits move as the source does | The path | not measured | open | **undecided** |" in text
+    assert "out of date" not in text
+    write_readme(load_params())
+    assert Path("README.md").read_text() == text
+    Path("README.md").write_text("no marks")
+    with pytest.raises(InputError, match="claims"):
+        write_readme(load_params())
+
+
+def test_the_repositorys_readme_says_what_its_reports_say():
+    claims = json.loads((ROOT / "reports/metrics/claims.json").read_text())
+    assert f"<!-- claims -->\n{claims_table(claims)}<!-- end of claims -->" in (ROOT / "README.md").read_text()
+
+
+def test_the_repositorys_claims_are_those_of_its_executed_notebooks():
+    claims = json.loads((ROOT / "reports/metrics/claims.json").read_text())
+    metrics = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "reports/metrics").glob("0*.json"))}
+    found = [{"section": section, "name": name, **row} for section in metrics for name, row in metrics[section].items()]
+    assert claims == found
+    assert list(metrics) == sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
+
+
+def test_model_settings_seed_and_versions_are_named(project):
+    page = build()
+    assert "<b>models/tiny</b>" in page and re.search(r"unet [\d.]+ M parameters", page)
+    for text in ("tune.learning_rate", "with seed 33", "models/tiny/clip", torch.__version__.split("+")[0]):
+        assert text in page
+    assert "Measured quality" not in page
+
+
+def test_the_measured_quality_is_shown_where_there_is_one(project):
+    Path("miniature/reports").mkdir(parents=True)
+    Path("miniature/reports/quality.json").write_text(json.dumps({"vae": {"psnr": 27.125}}))
+    page = build()
+    assert "Measured quality" in page and "vae.psnr" in page and "27.1" in page
+
+
+def test_what_was_skipped_or_frozen_is_said(project):
+    assert "No stage is frozen." in build() and "Skipped notebooks: 07_cost." in build()
+    Path("dvc.yaml").write_text("stages: {benchmark: {cmd: x, frozen: true}, tune: {foreach: [a], do: {cmd: y}}}")
+    assert "benchmark (dvc.yaml)" in build()
+
+
+def test_every_link_leads_to_a_file_and_nothing_is_loaded_from_a_network(project):
+    build()
+    for page in [Path("reports/index.html"), *Path("reports/notebooks").glob("*.html")]:
+        text = page.read_text()
+        for link in re.findall(r'(?:src|href)="([^"]+)"', text):
+            local = not link.startswith(("https://arxiv.org/", "data:,", "#"))
+            assert not local or (page.parent / link).exists(), link
+        loaded = re.findall(r'(?:src=|<link[^>]*href=|url\(|@import )"?(https?:)?//', text)
+        assert not loaded and "mathjax" not in text.lower()
+
+
+def test_pages_of_notebooks_link_their_pictures_and_the_notebook_keeps_its_own(project):
+    build()
+    page = Path("reports/notebooks/02_results.html").read_text()
+    for name in ("square.jpg", "losses.png", "square.webp"):
+        assert f'src="../figures/02_results/{name}"' in page
+        assert (Path("reports/figures/02_results") / name).exists()
+    assert "base64" not in page
+    executed = Path("results/notebooks/02_results/02_results.ipynb")
+    assert Path("reports/notebooks/02_results.ipynb").read_bytes() == executed.read_bytes()
+
+
+def test_the_same_results_give_the_same_bytes_and_nothing_old_stays(project):
+    def snapshot():
+        build()
+        return {path: path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
+
+    first = snapshot()
+    Path("reports/clips/square/gone.mp4").write_text("of an edit that was removed")
+    assert snapshot() == first
+
+
+def test_the_overview_shows_the_first_clip(project):
+    build()
+    assert Image.open("reports/figures/overview.png").size[0] > 500
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_the_page_fits_a_laptop_and_a_phone(project, width):
+    """What a browser lays out: nothing runs over the side, and the videos have their pictures."""
+    page = build()
+    probe = (
+        "<script>addEventListener('load', () => setTimeout(() => { document.title = JSON.stringify({"
+        "over: document.documentElement.scrollWidth - document.documentElement.clientWidth,"
+        "videos: [...document.querySelectorAll('video')].map(v => v.videoWidth),"
+        "images: [...document.images].filter(i => i.complete && !i.naturalWidth).length}) }, 1500))</script></body>"
+    )
+    Path("reports/probe.html").write_text(page.replace("</body>", probe))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},1200"]
+    options += ["--virtual-time-budget=5000", "--dump-dom"]
+    address = Path("reports/probe.html").resolve().as_uri()
+    shown = subprocess.run([BROWSER, *options, address], capture_output=True, text=True, timeout=120, check=True)
+    measured = json.loads(re.search(r"<title>(.*?)</title>", shown.stdout)[1])
+    assert measured == {"over": 0, "videos": [192, 192, 192], "images": 0}
