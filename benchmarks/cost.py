@@ -1,7 +1,7 @@
 """What the method costs: seconds and peak memory of its steps, and how they grow with frames, pixels and attention.
 
-    python benchmarks/cost.py              # the stage `cost`: the settings of params.yaml, into results/cost
-    python benchmarks/cost.py --options    # its steps with each speed option, into benchmarks/results
+    python -m benchmarks.cost              # the stage `cost`: the settings of params.yaml, into results/cost
+    python -m benchmarks.cost --options    # its steps with each speed option, into benchmarks/results
 
 Every configuration runs in a process of its own, so that its peak memory is its own. The clip is a drawn one of
 params.yaml's frames and pixels, because the cost of a step does not depend on what a clip shows.
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,8 +30,12 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from studies.settings import Params, load_params, settings_of
-from studies.stages import load_model, replacing
+from studies.digests import digest_of_model
+from studies.models import chosen_device, load_model
+from studies.results import replacing
+from studies.settings import Params, load_params
+from studies.stages import collect
+from studies.store import Store
 from tav.clip import read_clip, write_clip
 from tav.errors import InputError
 from tav.model import ATTENTION, ClipAttnProcessor
@@ -78,6 +83,13 @@ def cost(params: Params, folder: Path) -> None:
     record = machine | {"model": params.model, "clip": shape(params), "laps": LAPS}
     record |= {"channels": CHANNELS, "heads": HEADS, "exponents": growth | layer_growth}
     (folder / "cost.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def needs(params: Params) -> dict:
+    """What the cost depends on: the settings, the model and the machine."""
+    read = {"inflate", "clip", "tune", "memory", "invert", "edit"}
+    model = digest_of_model(params.model), digest_of_model(params.lora)
+    return params.model_dump(mode="json", include=read) | {"model": model, "machine": machine(chosen_device(params))}
 
 
 def tuning_growth(params: Params) -> tuple[pd.DataFrame, dict]:
@@ -254,7 +266,7 @@ def shape(params: Params) -> tuple[int, int, int]:
 def alone(function: Callable, *arguments):
     """What a function returns in a process of its own; None where memory does not suffice."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "studies.stages", "pandas"])  # imported once, not in every process
+    context.set_forkserver_preload(["__main__", "studies.models", "pandas"])  # imported once, not in every process
     with ProcessPoolExecutor(1, context) as process:
         try:
             return process.submit(function, *arguments).result()
@@ -339,11 +351,9 @@ def main() -> int:
             compare_options(params)
             return 0
         with replacing(Path("results/cost")) as folder:
-            cost(params, folder)
-            if settings_of(load_params(), "cost") != settings_of(
-                params, "cost"
-            ):  # DVC would file it under the new ones
-                raise InputError("params.yaml changed while the cost was measured: run it again")
+            collect(Store().take("cost", needs(params), (cost, load_model), partial(cost, params)), folder)
+        if load_params() != params:  # DVC would file it under the new ones
+            raise InputError("params.yaml changed while the cost was measured: run it again")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

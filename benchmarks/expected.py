@@ -1,6 +1,6 @@
 """What a run at paper scale takes on a GPU that nobody has measured here: computed, and written into README.md as such.
 
-    python benchmarks/expected.py DEVICE     # the files of benchmarks/results to take; writes the tables of README.md
+    python -m benchmarks.expected DEVICE     # the files of benchmarks/results to take; writes the tables of README.md
 
 Time is operations over speed. Operations are counted on Stable Diffusion v1-4's inflated UNet without weights. Speed is
 a GPU's published peak in half precision times the share of it that the paper's own run reached: 500 tuning steps of 32
@@ -11,13 +11,13 @@ benchmarks/memory.py draws through its rows. The VAE, CLIP and files are not cou
 import argparse
 from pathlib import Path
 
-import memory
 import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
-from full_size import RESULTS, V1_4
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import memory
+from benchmarks.full_size import RESULTS, V1_4
 from tav.errors import InputError
 from tav.model import inflate
 

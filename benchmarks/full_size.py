@@ -1,7 +1,7 @@
 """Stable Diffusion v1-4 at its full size, with random weights: the seconds and the peak memory of every step on a clip.
 
-    python benchmarks/full_size.py clip.mp4                                         # a CPU: 4 frames of 128x128
-    python benchmarks/full_size.py clip.mp4 --device cuda --frames 24 32 --size 512  # a GPU: every speed option
+    python -m benchmarks.full_size clip.mp4                                         # a CPU: 4 frames of 128x128
+    python -m benchmarks.full_size clip.mp4 --device cuda --frames 24 32 --size 512  # a GPU: every speed option
 
 What a step costs depends on the architecture and on the clip's size, not on the weights: without any that can be
 fetched, the model is drawn, saved as the Hub has it, and loaded as any other. Every step runs in a process of its own,
@@ -24,15 +24,16 @@ import numpy as np
 import open_clip
 import pandas as pd
 import torch
-from cost import RESULTS, alone, changed, machine, peak_memory, reset_peak_memory, synchronize
 from diffusers import AutoencoderKL, ControlNetModel, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from benchmarks.cost import RESULTS, alone, changed, machine, peak_memory, reset_peak_memory, synchronize
 from measures.conditions import edges
+from studies.models import load_model
+from studies.results import replacing
 from studies.settings import Params, load_params
-from studies.stages import load_model, replacing
 from tav.checkpoint import load_tuned, read_safetensors, save_tuned
 from tav.clip import read_clip
 from tav.control import load_control, sample_controlled

@@ -1,7 +1,7 @@
 """What fits: peak memory over frames and pixels, by memory mode, of Stable Diffusion v1-4 at its full size.
 
-    python benchmarks/memory.py            # measures what is not in benchmarks/results/memory-DEVICE.csv yet
-    python benchmarks/memory.py --table    # and prints that table, with what a line through it says of larger clips
+    python -m benchmarks.memory            # measures what is not in benchmarks/results/memory-DEVICE.csv yet
+    python -m benchmarks.memory --table    # and prints that table, with what a line through it says of larger clips
 
 A row is the peak of a process that does one tuning step, the clip's encoding included, or one sampling step with
 guidance and the decoding. The model is that of benchmarks/full_size.py.
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from cost import peak_memory, reset_peak_memory
-from full_size import (
+
+from benchmarks.cost import peak_memory, reset_peak_memory
+from benchmarks.full_size import (
     CAPTION,
     GUIDANCE_SCALE,
     MODES,
@@ -28,7 +29,6 @@ from full_size import (
     save_model,
     settings,
 )
-
 from studies.settings import Params
 from tav.errors import InputError
 from tav.tune import tune

@@ -1,7 +1,7 @@
 """What a control is shown of a clip: drawn from its frames, or from what is known of it (its truth)."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
 from measures.truth import Truth
+from tav.clip import to_pictures
 from tav.errors import InputError
 
 FROM_TRUTH = ("mask", "pose")
@@ -48,7 +49,7 @@ def draw_pose(things, size: int = 64) -> np.ndarray:
 
 def edges(frames: Tensor) -> Tensor:
     """White edges of frames f 3 h w in [0, 1]: f 3 h w in [0, 1]."""
-    drawn = np.stack([draw_edges(picture) for picture in _pictures(frames)])
+    drawn = np.stack([draw_edges(picture) for picture in to_pictures(frames)])
     return repeat(torch.from_numpy(drawn) / 255, "f h w -> f c h w", c=3)
 
 
@@ -67,7 +68,7 @@ def depth(frames: Tensor, model: str) -> Tensor:
     processor, estimator = _depth_model(model)
     estimator.to(frames.device)
     near = []
-    for picture in _pictures(frames):
+    for picture in to_pictures(frames):
         predicted = estimator(**processor(picture, return_tensors="pt").to(frames.device))
         resized = processor.post_process_depth_estimation(predicted, target_sizes=[picture.shape[:2]])
         near.append(resized[0]["predicted_depth"].float().cpu())
@@ -86,7 +87,7 @@ def openpose(frames: Tensor, model: str) -> Tensor:
     detector = _body_detector(model)
     detector.body_estimation.to(frames.device)
     size = frames.shape[:1:-1]  # w, h
-    drawn = [detector(picture, output_type="np") for picture in _pictures(frames)]
+    drawn = [detector(picture, output_type="np") for picture in to_pictures(frames)]
     drawn = np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in drawn])
     return rearrange(torch.from_numpy(drawn) / 255, "f h w c -> f c h w")
 
@@ -102,15 +103,20 @@ def pose(truth: Truth) -> Tensor:
     return rearrange(torch.from_numpy(drawn) / 255, "f h w c -> f c h w")
 
 
+def check_kind(kind: str) -> None:
+    """Raises InputError for a kind of condition that there is not."""
+    if kind not in KINDS:
+        known = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
+        raise InputError(f"there is no control of kind {kind}: use {known} in params.yaml (edges are Canny's)")
+
+
 def condition(kind: str, frames: Tensor, truth: Truth | None, models: Mapping[str, str]) -> Tensor:
     """What a control of this kind is shown of a clip's frames f 3 h w in [0, 1]: f 3 h w in [0, 1], on the CPU.
 
     models: of the kinds "depth" and "openpose", the folder or Hub id of what draws them.
     Raises InputError for a kind that there is not, one of FROM_TRUTH without truth, or a model that cannot be had.
     """
-    if kind not in KINDS:
-        known = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
-        raise InputError(f"there is no control of kind {kind}: use {known} in params.yaml (edges are Canny's)")
+    check_kind(kind)
     if kind in FROM_TRUTH:
         if truth is None:
             raise InputError(f"a {kind} is drawn from a clip's truth, and this clip has none beside it: use edges")
@@ -118,11 +124,6 @@ def condition(kind: str, frames: Tensor, truth: Truth | None, models: Mapping[st
     if kind == "edges":
         return edges(frames)
     return depth(frames, models["depth"]) if kind == "depth" else openpose(frames, models["openpose"])
-
-
-def _pictures(frames: Tensor) -> Iterator[np.ndarray]:
-    """Frames f 3 h w in [0, 1] as pictures (h, w, 3) uint8."""
-    return iter(rearrange((frames * 255).round().byte().cpu(), "f c h w -> f h w c").contiguous().numpy())
 
 
 @cache

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 from functools import cache
 
-import pandas as pd
 from torch import Tensor
 
 from measures import motion
@@ -64,26 +63,6 @@ class Evaluator:
         if source["truth"]:
             row["Semantic"] = motion.semantic_score(frames, original, source["truth"].mask)
         return row
-
-    def unread(self) -> str:
-        """What stays open because there is no judge, or no truth beside a clip; an empty text where nothing does."""
-        clips = [clip for clip in self.clips if not self._seen(clip)["truth"]]
-        if not clips and self.judge:
-            return ""
-        why = f"No truth lies beside {', '.join(clips)}: there" if self.judge else "`score.judge` names no judge:"
-        return (
-            f"{why} edit success, identity stability and motion correlation are not measured, and claims that "
-            "rest on them alone stay open. What CLIP, flow and tracks give needs neither judge nor truth."
-        )
-
-    def table(self, methods: Mapping[str, Mapping[tuple[str, str], Tensor]]) -> pd.DataFrame:
-        """A row per method and (clip, edit): method, clip, edit and every measure."""
-        rows = [
-            {"method": method, "clip": clip, "edit": edit} | self.score(clip, edit, frames)
-            for method, edits in methods.items()
-            for (clip, edit), frames in edits.items()
-        ]
-        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["method", "clip", "edit"], dtype=object)
 
     def _of_source(self, clip: str) -> dict:
         frames = self.source(clip)

@@ -10,9 +10,9 @@ import math
 
 import cv2
 import numpy as np
-from einops import rearrange
 from torch import Tensor
 
+from tav.clip import to_pictures
 from tav.errors import InputError
 
 SAME = 5  # grey levels within which EditBoard takes a pixel for the one that the flow says it is
@@ -28,7 +28,7 @@ def optical_flow(frames: Tensor, backward: bool = False) -> np.ndarray:
 
     With EditBoard's parameters: pyramid 0.5, 3 levels, window 15, 3 iterations, polynomials of 5 pixels, sigma 1.2.
     """
-    pairs = [pair[::-1] if backward else pair for pair in _pairs(_grey(_pictures(frames)))]
+    pairs = [pair[::-1] if backward else pair for pair in _pairs(_grey(to_pictures(frames)))]
     flows = [cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0) for a, b in pairs]
     return np.stack(flows) if flows else np.zeros((0, *frames.shape[-2:], 2), np.float32)
 
@@ -74,7 +74,7 @@ def semantic_score(frames: Tensor, source: Tensor, mask: np.ndarray | Tensor) ->
     Its mean over the pixels of a frame and then over frames; frames that are all mask are left out.
     """
     _check(frames, source)
-    difference = [cv2.absdiff(a, b).max(-1) for a, b in zip(_pictures(frames), _pictures(source), strict=True)]
+    difference = [cv2.absdiff(a, b).max(-1) for a, b in zip(to_pictures(frames), to_pictures(source), strict=True)]
     kept = [d[m == 0].mean() for d, m in zip(difference, np.asarray(mask), strict=True) if (m == 0).any()]
     return float(np.mean(kept)) if kept else math.nan
 
@@ -87,7 +87,7 @@ def warp_error(frames: Tensor, flow: np.ndarray, backward: np.ndarray) -> float:
     cancel, or where the flow has an edge. A clip without detail scores 0. TokenFlow's own script is not released.
     """
     errors = []
-    for (before, after), there, back in zip(_pairs(_pictures(frames)), flow, backward, strict=True):
+    for (before, after), there, back in zip(_pairs(to_pictures(frames)), flow, backward, strict=True):
         colours = (before / 255 - _sampled(after / 255, there, cv2.BORDER_REPLICATE)) ** 2
         returned = _sampled(back, there, cv2.BORDER_REPLICATE)
         size, gap = (there**2).sum(-1), ((returned + there) ** 2).sum(-1)
@@ -104,7 +104,7 @@ def point_tracks(frames: Tensor, where: np.ndarray | Tensor | None = None) -> np
     returns to within half a pixel. What enters later is not tracked, nor what changes its brightness much. `where`,
     h w, starts tracks only where it is not 0: a background that stands still else outweighs the thing that moves.
     """
-    grey = _grey(_pictures(frames))
+    grey = _grey(to_pictures(frames))
     h, w = grey.shape[1:]
     columns, rows = ((np.arange(GRID) + 0.5) * side / GRID - 0.5 for side in (w, h))
     points = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 1, 2).astype(np.float32)
@@ -154,10 +154,6 @@ def _check(frames: Tensor, source: Tensor) -> None:
         raise InputError(f"edit and source differ in shape ({shapes}): compare clips of the same frames and size")
 
 
-def _pictures(frames: Tensor) -> np.ndarray:
-    return rearrange((frames.detach().cpu().float().clamp(0, 1) * 255).round().byte(), "f c h w -> f h w c").numpy()
-
-
 def _grey(pictures: np.ndarray) -> np.ndarray:
     return np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures])
 
@@ -171,7 +167,7 @@ def _change(frames: Tensor, flow: np.ndarray) -> np.ndarray:
 
     The flow of the pixel that something leaves is applied where it arrives, as published.
     """
-    pairs = zip(_pairs(_pictures(frames)), flow, strict=True)
+    pairs = zip(_pairs(to_pictures(frames)), flow, strict=True)
     return np.stack([cv2.absdiff(after, _sampled(before, -field)) for (before, after), field in pairs])
 
 

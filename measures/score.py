@@ -1,22 +1,17 @@
-"""CLIP scores and PickScore as the field has them, the reconstruction check, intervals over clips, and verdicts."""
+"""CLIP scores and PickScore as the field has them, and the reconstruction check."""
 
-import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import open_clip
 import torch
-from einops import rearrange
 from PIL import Image
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPModel, CLIPProcessor
 
+from tav.clip import to_pictures
 from tav.errors import InputError
 
 PICK_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # of the CLIP that PickScore was fine-tuned from
@@ -119,8 +114,7 @@ def _device(device: str) -> str:
 
 
 def _pictures(frames: Tensor, square: int | None) -> list[Image.Image]:
-    pictures = rearrange((frames * 255).round().to(torch.uint8), "f c h w -> f h w c").cpu().numpy()
-    pictures = [Image.fromarray(picture) for picture in pictures]
+    pictures = [Image.fromarray(picture) for picture in to_pictures(frames)]
     if square:
         pictures = [picture.resize((square, square), Image.Resampling.BICUBIC) for picture in pictures]
     return pictures
@@ -157,100 +151,3 @@ def psnr(frames: Tensor, source: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of a whole clip against its source, both f 3 h w in [0, 1]; inf if equal."""
     error = float((frames.double() - source.double()).square().mean())
     return 10 * math.log10(1 / error) if error else math.inf
-
-
-class Interval(NamedTuple):
-    """A mean with the bounds of its interval; the bounds are nan where there is only one clip."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __format__(self, spec: str) -> str:
-        bounds = "" if math.isnan(self.low) else f" ({self.low:{spec}} to {self.high:{spec}})"
-        return f"{self.mean:{spec}}{bounds}"
-
-
-def bootstrap(values: Mapping[str, Sequence[float]], draws: int = 10_000, seed: int = 0) -> Interval:
-    """Mean over all (clip, edit) values with its 95 % interval; `values` maps a clip to a value per edit.
-
-    Clips are resampled and bring their edits with them: edits of one clip are not independent evidence. The percentile
-    interval is widened as Student's t is over the normal distribution, by the number of clips: of a few, resampling
-    alone gives too narrow an interval (the expanded percentile interval of
-    Hesterberg, "What Teachers Should Know About the Bootstrap", 2015).
-    """
-    if not values:
-        return Interval(math.nan, math.nan, math.nan)
-    sums = np.array([np.sum(edits) for edits in values.values()])
-    counts = np.array([len(edits) for edits in values.values()])
-    mean = float(sums.sum() / counts.sum())
-    if len(values) == 1:
-        return Interval(mean, math.nan, math.nan)
-    drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    n = len(values)
-    wider = math.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975)
-    return Interval(mean, mean - wider * (mean - float(low)), mean + wider * (float(high) - mean))
-
-
-def decide(
-    claim: str,
-    measure: str,
-    value: float | Interval | None,
-    at_least: float = -math.inf,
-    at_most: float = math.inf,
-    unit: str = "",
-) -> dict:
-    """One row of evidence: the claim, what was measured, what was expected, and the verdict.
-
-    A number holds or fails. An interval holds if all of it is within the bounds, fails if none of it is, and is
-    undecided in between; so is a mean without an interval (one clip), and a value of None, which nothing measured. An
-    interval of no width that only touches its bound is undecided too: [0, 0] is no evidence of a gain.
-    """
-    mean, low, high = value if isinstance(value, Interval) else [math.nan if value is None else value] * 3
-    row = {"claim": claim, "measure": measure, "value": _rounded(mean), "interval": None, "unit": unit}
-    row |= {"expected": _expected(at_least, at_most, unit), "verdict": "undecided"}
-    touches = False
-    if isinstance(value, Interval) and not math.isnan(low):
-        row["interval"] = [_rounded(low), _rounded(high)]
-        touches = low == high and (low == at_least) != (high == at_most)
-    if high < at_least or low > at_most:  # a bound that is nan is on no side
-        row["verdict"] = "fails"
-    elif at_least <= low and high <= at_most and not touches:
-        row["verdict"] = "holds"
-    return row
-
-
-def _expected(at_least: float, at_most: float, unit: str) -> str:
-    unit = f" {unit}" if unit else ""
-    if math.isinf(at_least) and math.isinf(at_most):
-        return "open"
-    if at_least == at_most:
-        return f"{at_least:g}{unit}"
-    if math.isinf(at_most):
-        return f"at least {at_least:g}{unit}"
-    return f"at most {at_most:g}{unit}" if math.isinf(at_least) else f"{at_least:g} to {at_most:g}{unit}"
-
-
-def _rounded(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-def evidence(row: dict) -> str:
-    """The sentence that states one row of evidence."""
-    unit = f" {row['unit']}" if row["unit"] else ""
-    if row["value"] is None:
-        return f"**Undecided:** {row['claim']}. {row['measure']} is not measured."
-    interval = f" (95 % interval {row['interval'][0]:.4g} to {row['interval'][1]:.4g})" if row["interval"] else ""
-    return (
-        f"**{row['verdict'].capitalize()}:** {row['claim']}. "
-        f"{row['measure']} is {row['value']:.4g}{unit}{interval}; expected {row['expected']}."
-    )
-
-
-def write_metrics(path: str | Path, rows: Mapping[str, dict]) -> None:
-    """Write rows of evidence by their short names as JSON."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 from torch import Tensor
 
-from measures.score import Interval, bootstrap
+from measures.evidence import Interval, bootstrap
 from tav.clip import read_frames
 
 METHOD = "Tune-A-Video"

@@ -29,10 +29,11 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.score import bootstrap, decide, evidence, psnr, write_metrics
+from measures.evidence import bootstrap, decide, evidence, write_metrics
+from measures.score import psnr
 from measures.tables import METHOD, SOURCE, gains, means, over_clips, trivial
 from publish import figures
-from studies.scores import edits_in, evaluator
+from studies.scores import Scores, edits_in
 from studies.settings import load_params
 from tav.clip import read_frames
 
@@ -119,7 +120,7 @@ rows["reconstruction_gain"] = decide(claim, measure, gain, at_least=0, unit="dB"
 # itself**, and **one edited frame**, the middle one, **repeated**.
 
 # %%
-scorer = evaluator(params)
+scorer = Scores(params)
 methods = trivial(edits, scorer.source) | {METHOD: edits}
 scores = scorer.table(methods).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)

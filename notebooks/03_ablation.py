@@ -28,10 +28,11 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.score import decide, evidence, write_metrics
+from measures.evidence import decide, evidence, write_metrics
 from measures.tables import METHOD, gains, means
 from publish import figures
-from studies.scores import edits_in, evaluator
+from studies.ablation import runs
+from studies.scores import Scores, edits_in
 from studies.settings import load_params
 from tav.clip import read_frames
 
@@ -48,22 +49,19 @@ shown_frames = 4  # of a strip
 # %%
 params = load_params()
 settings = params.model_dump(mode="json")
-changes = settings["ablation"] | (settings["full_ablation"] if params.full else {})
-changes = {name: {key: value for key, value in variant.items() if value} for name, variant in changes.items()}
-seeds = [params.tune.seed, *(params.seeds if params.full else [])]
+chosen, seeds = (list(dict.fromkeys(column)) for column in zip(*runs(params), strict=True))
+changes = settings["ablation"] | settings["full_ablation"]
+changes = {name: {key: value for key, value in changes[name].items() if value} for name in chosen}
 count = sum(len(entry.edits) for entry in params.clips.values())
 text = f"{len(changes)} variants and the full method, {len(params.clips)} clips, {count} edits, seeds {seeds}:"
 display(Markdown(text))
 display(pd.Series(changes, name="what it changes in params.yaml").map(str).to_frame())
 
 # %%
-folders = {(METHOD, params.tune.seed): Path("results/edit")}
-folders |= {(path.parent.name, int(path.name)): path for path in sorted(Path("results/ablate").glob("*/*"))}
-if params.full:
-    further = sorted(Path("results/ablate-full").glob("*/*"))
-    names = {path: METHOD if path.parent.name == "method" else path.parent.name for path in further}
-    folders = {(names[path], int(path.name)): path for path in further} | folders
-scorer = evaluator(params)
+folders = {(variant, seed): Path("results/ablate", variant, str(seed)) for variant, seed in runs(params)}
+folders = {(METHOD if variant == "method" else variant, seed): path for (variant, seed), path in folders.items()}
+folders[METHOD, params.tune.seed] = Path("results/edit")
+scorer = Scores(params)
 tables = {at: scorer.table({at[0]: edits_in(params, folder)}).assign(seed=at[1]) for at, folder in folders.items()}
 scores = pd.concat(tables.values()).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)

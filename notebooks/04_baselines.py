@@ -16,7 +16,7 @@
 #
 # The peers work on the same image model, clips, prompts, seed and number of steps, and get none of our tuned weights;
 # each is a file of `peers/` that says what it leaves out of the original. Their settings, as ours, were chosen on
-# clips that are not evaluated, with as many tries each: `benchmarks/settings.py`. In CogVideo's role is a text-to-video
+# clips that are not evaluated, with as many tries each: `benchmarks/search.py`. In CogVideo's role is a text-to-video
 # model that was trained on clips of the same world.
 
 # %%
@@ -33,11 +33,13 @@ from importlib.resources import files
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.score import decide, evidence, write_metrics
+from measures.evidence import decide, evidence, write_metrics
 from measures.tables import METHOD, gains, means, trivial
+from peers import PEERS
 from publish import figures
-from studies.scores import edits_in, evaluator
-from studies.settings import load_params, settings_of
+from studies.benchmark import made_with
+from studies.scores import Scores, edits_in
+from studies.settings import load_params
 
 # %% [markdown]
 # ## Parameters
@@ -52,14 +54,16 @@ paper_clip = "ViT-L-14/openai"  # the field's: scores of real clips by this CLIP
 
 # %%
 params = load_params()
-settings = {method: " ".join(f"{k} {v}" for k, v in chosen.items()) for method, chosen in params.baselines.items()}
+names = {peer: PEERS[peer].name for peer in params.peers}
+settings = [" ".join(f"{k} {v}" for k, v in chosen.items()) for chosen in params.peers.values()]
+compared = {"published": [PEERS[peer].venue for peer in params.peers], "settings": settings}
 with pd.option_context("display.max_colwidth", None):
-    display(pd.Series(settings, name="settings").to_frame().rename_axis("method"))
+    display(pd.DataFrame(compared, index=pd.Index(names.values(), name="method")))
 
 # %%
 edits = edits_in(params, "results/edit")
-scorer = evaluator(params)
-methods = {METHOD: edits} | {method: edits_in(params, f"results/baseline/{method}") for method in params.baselines}
+scorer = Scores(params)
+methods = {METHOD: edits} | {name: edits_in(params, f"results/peers/{peer}") for peer, name in names.items()}
 methods |= trivial(edits, scorer.source)
 scores = scorer.table(methods).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
@@ -96,8 +100,9 @@ display(pd.DataFrame(means(scores, others)).map("{:.3f}".format).rename_axis("me
 # What Tune-A-Video has more than each method, edit by edit: the same clip, prompt and seed.
 
 # %%
-peers = {method: {m: gains(scores, m, METHOD, method) for m in paper + truth} for method in methods if method != METHOD}
-display(pd.DataFrame(peers).T.map("{:+.2f}".format).rename_axis("Tune-A-Video less"))
+others_than_ours = [method for method in methods if method != METHOD]
+gained = {method: {m: gains(scores, m, METHOD, method) for m in paper + truth} for method in others_than_ours}
+display(pd.DataFrame(gained).T.map("{:+.2f}".format).rename_axis("Tune-A-Video less"))
 
 # %% [markdown]
 # ## On all clips
@@ -109,7 +114,7 @@ display(pd.DataFrame(peers).T.map("{:+.2f}".format).rename_axis("Tune-A-Video le
 kept = Path("reports/benchmark")
 listed = pd.read_csv(kept / "scores.csv") if (kept / "scores.csv").exists() else scores.head(0)
 made = json.loads((kept / "settings.json").read_text()) if len(listed) else {}
-now = settings_of(params, "benchmark")
+now = made_with(params)
 differ = [key for key in made if made[key] != now.get(key)]
 text = f"It was run with other settings of {', '.join(differ)}." if differ else "The settings are those of now."
 
@@ -184,22 +189,23 @@ expected = {
     "edit success": "Frames show more of what the prompt asks than those of {}",
     "motion correlation": "The source's motion is kept better than by {}",
 }
-peers = [method for method in ("plug-and-play", "text-to-video") if method in params.baselines]
+asked = {"plug-and-play": "Plug-and-Play", "text-to-video": "the text-to-video model"}
+peers = [peer for peer in asked if peer in params.peers]
 tables = {f"{len(params.clips)} clips": scores} | ({f"all {size} clips": listed} if count else {})
-missing = [method for method in ("plug-and-play", "text-to-video") if method not in peers]
+missing = [name for peer, name in asked.items() if peer not in peers]
 
 # %%
 if missing:
-    display(Markdown(f"Not among `baselines`, so that the claims against it are left out: {', '.join(missing)}."))
+    display(Markdown(f"Not among `peers`, so that the claims against it are left out: {', '.join(missing)}."))
 
 # %%
 rows = {}
 for where, measure, peer in [(w, m, p) for w in tables for m in expected for p in peers]:
     measured = measure in tables[where] and tables[where][measure].notna().any()
-    gain = gains(tables[where], measure, METHOD, peer) if measured else None
+    gain = gains(tables[where], measure, METHOD, names[peer]) if measured else None
     key = f"{peer} {measure} {where}".replace(" ", "_").replace("-", "_")
-    text = f"{measure.capitalize()} above {peer}, {where}"
-    rows[key] = decide(expected[measure].format(peer), text, gain, at_least=0)
+    text = f"{measure.capitalize()} above that of {asked[peer]}, {where}"
+    rows[key] = decide(expected[measure].format(asked[peer]), text, gain, at_least=0)
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)
@@ -220,7 +226,7 @@ for peer in peers:
     verdicts = [row["verdict"] for name, row in rows.items() if name.startswith(peer.replace("-", "_"))]
     cause = why[peer] if params.score.judge else "no cause is known here; look at the strips above"
     if "fails" in verdicts:
-        display(Markdown(f"Against {peer} {verdicts.count('fails')} of {len(verdicts)} claims fail: {cause}."))
+        display(Markdown(f"Against {asked[peer]} {verdicts.count('fails')} of {len(verdicts)} claims fail: {cause}."))
 
 # %% [markdown]
 # ## Limits

@@ -31,15 +31,14 @@ import pandas as pd
 from IPython.display import Markdown, display
 from scipy import stats
 
-from measures.score import Interval, decide, evidence, write_metrics
+from measures.evidence import Interval, decide, evidence, write_metrics
 from measures.tables import SOURCE, Stored, gains, means
 from publish import figures
 
 # %%
 from studies.objects import count_error, crowd
-from studies.scores import evaluator
+from studies.scores import Scores
 from studies.settings import load_params
-from tav.clip import read_frames
 
 # %% [markdown]
 # ## Parameters
@@ -77,7 +76,7 @@ methods = {
 }
 
 # %%
-scorer = evaluator(params, source=lambda clip: read_frames(folder / clip / "source"))
+scorer = Scores(params)
 methods[SOURCE] = {(clip, "caption"): scorer.source(clip) for clip in params.objects}
 scores = scorer.table(methods).join(crowds, on="clip")
 where = scores[["method", "clip", "edit"]].itertuples(index=False)

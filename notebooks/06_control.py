@@ -33,12 +33,12 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.score import decide, evidence, write_metrics
+from measures.evidence import decide, evidence, write_metrics
 from measures.tables import METHOD, Stored, gains, means
 from measures.truth import followed, truth_beside
 from publish import figures
 from studies.control import next_clip
-from studies.scores import edits_in, evaluator
+from studies.scores import Scores, edits_in
 from studies.settings import load_params
 from tav.clip import read_frames
 
@@ -84,7 +84,7 @@ for kind in kinds:
 # show a thing, there and here; *motion correlation* compares the whole path (1: the same motion, 0: none of it).
 
 # %%
-scorer = evaluator(params)
+scorer = Scores(params)
 size = params.clip.num_frames, params.clip.size
 truths = {clip: truth_beside(entry.source, *size) for clip, entry in params.clips.items()}
 cases = {(*at, following[at[2]] if at[1] == "other" else at[2]): folder for at, folder in drawn.data.items()}

@@ -30,7 +30,7 @@ import json
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.score import bootstrap, decide, evidence, write_metrics
+from measures.evidence import bootstrap, decide, evidence, write_metrics
 from publish import figures
 from studies.settings import load_params
 

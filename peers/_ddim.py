@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from diffusers import DDIMScheduler
@@ -11,6 +12,20 @@ from peers._attention import transformer_blocks
 from tav.errors import InputError
 from tav.model import ClipAttnProcessor, ClipGroupNorm
 from tav.pipeline import TuneAVideoPipeline
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a peer samples.
+
+    steps: DDIM steps of sampling, and of inversion where a method inverts. guidance_scale: of classifier-free guidance;
+    1 does without. seed: of whatever is random; a seed gives the same frames every time.
+    """
+
+    steps: int
+    guidance_scale: float
+    seed: int
+    negative_prompt: str = ""
 
 
 def encode(pipe: TuneAVideoPipeline, clip: Tensor) -> Tensor:
@@ -23,27 +38,27 @@ def encode(pipe: TuneAVideoPipeline, clip: Tensor) -> Tensor:
     return pipe.encode_clip(clip)
 
 
-def invert(
-    pipe: TuneAVideoPipeline, latents: Tensor, steps: int, prompt: str, attention: str = "own"
-) -> dict[int, Tensor]:
-    """DDIM inversion of latents f c h w: what they are at each timestep of sampling, the least noise first.
+def invert(pipe: TuneAVideoPipeline, latents: Tensor, steps: int, prompt: str) -> dict[int, Tensor]:
+    """DDIM inversion of latents f c h w: what they are at each timestep of sampling, the least noise first."""
+    seen, noise = inversion(pipe, latents, steps, prompt)
+    return dict(zip(seen, [*list(seen.values())[1:], noise], strict=True))
 
-    The last inversion is kept with `pipe` and taken again where nothing differs: the edits of a clip follow each other,
-    and the weights of an image model stay as they are. attention: what is set in the UNet, by any name.
-    """
-    asked, (kept, kept_latents, trajectory) = (steps, prompt, attention), getattr(pipe, "_inversion", (None,) * 3)
-    if kept == asked and torch.equal(kept_latents, latents):
-        return trajectory
-    seen = []  # what the UNet is called with at every step
-    handle = pipe.unet.register_forward_pre_hook(lambda _, args: seen.append((int(args[1]), args[0])))
+
+def inversion(
+    pipe: TuneAVideoPipeline, latents: Tensor, steps: int, prompt: str
+) -> tuple[dict[int, Tensor], Tensor]:
+    """DDIM inversion of latents f c h w: what the UNet was shown at each timestep, the least noise first; the noise."""
+    seen = {}
+
+    def keep(_, args: tuple) -> None:
+        seen[int(args[1])] = args[0]
+
+    handle = pipe.unet.register_forward_pre_hook(keep)
     try:
         noise = pipe.invert(latents, num_inference_steps=steps, prompt=prompt)
     finally:
         handle.remove()
-    timesteps, before = zip(*seen, strict=True)
-    trajectory = dict(zip(timesteps, [*before[1:], noise], strict=True))
-    pipe._inversion = asked, latents, trajectory
-    return trajectory
+    return seen, noise
 
 
 def noise_of(trajectory: Mapping[int, Tensor]) -> Tensor:
@@ -58,42 +73,47 @@ def schedule(pipe: TuneAVideoPipeline, steps: int) -> DDIMScheduler:
     return scheduler
 
 
+def sample_by_pipeline(pipe: TuneAVideoPipeline, noise: Tensor, prompt: str, sampling: Sampling) -> Tensor:
+    """Frames f 3 h w in [0, 1] from noise f c h w, as `pipe` itself samples."""
+    settings = {"guidance_scale": sampling.guidance_scale, "negative_prompt": sampling.negative_prompt}
+    return pipe(prompt, noise, sampling.steps, output_type="pt", **settings).frames[0]
+
+
 @torch.no_grad()
 def sample(
     pipe: TuneAVideoPipeline,
     latents: Tensor,
     prompt: str,
-    steps: int,
-    guidance_scale: float,
-    negative_prompt: str = "",
+    sampling: Sampling,
     start: int = 0,
     source: Mapping[int, Tensor] | None = None,
     source_prompt: str = "",
     around: Callable[[int], AbstractContextManager] = lambda step: nullcontext(),
 ) -> Tensor:
-    """Frames f 3 h w in [0, 1] from latents f c h w as they are before step `start` of `steps` (DDIM, eta 0).
+    """Frames f 3 h w in [0, 1] from latents f c h w as they are before step `start` (DDIM, eta 0).
 
     The UNet's batch is whole clips: negative prompt and edit prompt under guidance, else the edit prompt alone. With
     `source`, a trajectory from `invert`, the source's latents of the same timestep come before them with
     `source_prompt`; what the UNet predicts for them is not used. Every call of the UNet is made within `around(step)`.
     """
-    scheduler = schedule(pipe, steps)
-    text, negative_text = pipe.embed([prompt], [negative_prompt] if guidance_scale > 1 else None)
-    texts = [text] if negative_text is None else [negative_text, text]
+    scheduler = schedule(pipe, sampling.steps)
+    guided = sampling.guidance_scale > 1
+    text, negative_text = pipe.embed([prompt], [sampling.negative_prompt] if guided else None)
+    texts = [negative_text, text] if guided else [text]
     edited = len(texts)
     if source:
         texts = [pipe.embed([source_prompt])[0], *texts]
     texts = torch.cat(texts).repeat_interleave(pipe.num_frames, dim=0)
     latents = latents.to(pipe.device, pipe.unet.dtype)
-    with pipe.progress_bar(total=steps - start) as bar:
+    with pipe.progress_bar(total=sampling.steps - start) as bar:
         for step, timestep in list(enumerate(scheduler.timesteps))[start:]:
             clips = ([source[int(timestep)]] if source else []) + [latents] * edited
             with around(step):
                 predicted = pipe.unet(torch.cat(clips), timestep, texts).sample
             predicted = predicted.split(pipe.num_frames)
-            guided = predicted[-1]
-            if edited == 2:
-                guided = predicted[-2] + guidance_scale * (predicted[-1] - predicted[-2])
-            latents = scheduler.step(guided, timestep, latents).prev_sample
+            towards = predicted[-1]
+            if guided:
+                towards = predicted[-2] + sampling.guidance_scale * (predicted[-1] - predicted[-2])
+            latents = scheduler.step(towards, timestep, latents).prev_sample
             bar.update()
     return pipe.decode_clip(latents)

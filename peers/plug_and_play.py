@@ -1,12 +1,13 @@
 """Plug-and-Play: features and self-attention of the source, put into the edit while it is sampled."""
 
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from peers._attention import decoder_layers, output_hooks
-from peers._ddim import encode, invert, noise_of, sample
+from peers._ddim import Sampling, encode, invert, noise_of, sample
 from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
 
@@ -14,18 +15,15 @@ from tav.pipeline import TuneAVideoPipeline
 def edit(
     pipe: TuneAVideoPipeline,
     clip: Tensor,
-    source_caption: str,
-    edit_prompt: str,
+    caption: str,
+    prompts: Iterable[str],
+    sampling: Sampling,
     *,
-    steps: int,
-    guidance_scale: float,
-    seed: int,
-    negative_prompt: str = "",
     captioned_inversion: bool = False,
     feature_share: float = 0.8,
     attention_share: float = 0.5,
     layer: int | None = None,
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Sample every frame from its inverted noise under `injection` of the source's trajectory. Nothing is random.
 
     Tumanyan et al., Plug-and-Play Diffusion Features, arXiv 2211.12572, algorithm 1: the residual features f of
@@ -39,16 +37,14 @@ def edit(
     captioned_inversion: the source is seen with its caption, not with the empty prompt (the original).
     feature_share, attention_share, layer: see `injection`.
     """
-    prompt = source_caption if captioned_inversion else ""
-    source = invert(pipe, encode(pipe, clip), steps, prompt)
+    source_prompt = caption if captioned_inversion else ""
+    source = invert(pipe, encode(pipe, clip), sampling.steps, source_prompt)
 
     def around(step: int) -> AbstractContextManager:
-        return injection(pipe.unet, step / steps, feature_share, attention_share, layer)
+        return injection(pipe.unet, step / sampling.steps, feature_share, attention_share, layer)
 
-    return sample(
-        pipe, noise_of(source), edit_prompt, steps, guidance_scale, negative_prompt,
-        source=source, source_prompt=prompt, around=around,
-    )  # fmt: skip
+    for prompt in prompts:
+        yield sample(pipe, noise_of(source), prompt, sampling, 0, source, source_prompt, around)
 
 
 def injection(

@@ -1,9 +1,11 @@
 """SDEdit: noise to a certain strength, then denoise with the edit prompt."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 
-from peers._ddim import encode, sample, schedule
+from peers._ddim import Sampling, encode, sample, schedule
 from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
 
@@ -11,15 +13,12 @@ from tav.pipeline import TuneAVideoPipeline
 def edit(
     pipe: TuneAVideoPipeline,
     clip: Tensor,
-    source_caption: str,
-    edit_prompt: str,
+    caption: str,
+    prompts: Iterable[str],
+    sampling: Sampling,
     *,
-    steps: int,
-    guidance_scale: float,
-    seed: int,
-    negative_prompt: str = "",
     strength: float = 0.5,
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Noise the frames, all with the same noise, and denoise them with the last `strength` of the steps.
 
     Meng et al., SDEdit, arXiv 2108.01073, algorithm 4 (variance preserving), in the latents of Stable Diffusion.
@@ -33,11 +32,13 @@ def edit(
     if not 0 <= strength <= 1:
         raise InputError(f"strength is {strength}: use 0 (the source) to 1 (noise)")
     latents = encode(pipe, clip)
-    start = steps - round(strength * steps)
-    noise = torch.randn(1, *latents.shape[1:], generator=torch.Generator().manual_seed(seed)).to(latents)
+    start = sampling.steps - round(strength * sampling.steps)
+    generator = torch.Generator().manual_seed(sampling.seed)
+    noise = torch.randn(1, *latents.shape[1:], generator=generator).to(latents)
     if start == 0:
         latents = noise.expand_as(latents)
-    elif start < steps:
-        scheduler = schedule(pipe, steps)
+    elif start < sampling.steps:
+        scheduler = schedule(pipe, sampling.steps)
         latents = scheduler.add_noise(latents, noise, scheduler.timesteps[start])
-    return sample(pipe, latents, edit_prompt, steps, guidance_scale, negative_prompt, start=start)
+    for prompt in prompts:
+        yield sample(pipe, latents, prompt, sampling, start=start)

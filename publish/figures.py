@@ -10,6 +10,7 @@ from functools import wraps
 from pathlib import Path
 
 import numpy as np
+import torch
 from cycler import cycler
 from IPython.display import HTML, Image, display
 from matplotlib import style
@@ -17,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 from PIL import Image as Picture
+
+from tav.clip import to_pictures
 
 INK, GREY, BLUE, ORANGE = "#22272e", "#9aa3ad", "#1f6fb2", "#d1601f"
 CYCLE = [BLUE, ORANGE, "#2f8f6b", "#8a5fb0", "#b8912a", "#c0476f"]
@@ -190,7 +193,7 @@ def animate(rows: Mapping[str, ArrayLike], fps: float = 8, quality: int = 70) ->
 
     Frames keep their size up to 128 pixels and are reduced above: whoever shows it enlarges it.
     """
-    clips = [np.moveaxis(np.asarray(frames), 1, -1) for frames in rows.values()]
+    clips = [to_pictures(torch.as_tensor(frames)) for frames in rows.values()]
     h, w = clips[0].shape[1:3]
     scale = min(1, PANEL / max(h, w))
     size = (round(w * scale), round(h * scale))
@@ -198,7 +201,7 @@ def animate(rows: Mapping[str, ArrayLike], fps: float = 8, quality: int = 70) ->
     for moment in zip(*clips, strict=True):
         sheet = Picture.new("RGB", (len(clips) * (size[0] + 2) - 2, size[1]), "white")
         for column, frame in enumerate(moment):
-            picture = Picture.fromarray((frame * 255).round().clip(0, 255).astype(np.uint8))
+            picture = Picture.fromarray(frame)
             sheet.paste(picture.resize(size, Picture.Resampling.BICUBIC), (column * (size[0] + 2), 0))
         sheets.append(sheet)
     file = io.BytesIO()

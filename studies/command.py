@@ -6,23 +6,31 @@ Exit codes: 0 done, 2 bad input, 3 a loss that is not finite, 4 out of memory; e
 import argparse
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 
 from studies.settings import load_params
 from tav.errors import InputError, NumericalError
 
 
-def run(package: str, about: str, verbs: Mapping[str, tuple[str, str, str]], arguments: list[str] | None = None) -> int:
+def run(
+    package: str,
+    about: str,
+    verbs: Mapping[str, tuple[str, str, str]],
+    arguments: list[str] | None = None,
+    without_settings: Collection[str] = (),
+) -> int:
     """Runs one verb of `python -m package` and returns the exit code.
 
     verbs: verb -> the function, "module:name", which takes the settings and the verb's argument, if it has one; what
-    the argument is called, or ""; what --help says.
+        the argument is called, or ""; what --help says.
+    without_settings: the verbs whose function takes no settings.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         options = _parser(package, about, verbs).parse_args(arguments)
-        _run(verbs[options.verb][0], options.verb, getattr(options, "name", None))
+        words = [options.name] if "name" in options else []
+        _run(verbs[options.verb][0], options.verb, words, options.verb not in without_settings)
     except InputError as error:
         return _fail(error, 2)
     except NumericalError as error:
@@ -49,10 +57,10 @@ def _parser(package: str, about: str, verbs: Mapping) -> _Parser:
     return parser
 
 
-def _run(function: str, verb: str, name: str | None) -> None:
-    module, function = function.split(":")  # imported when it runs: a stage depends on what it imports
-    function, words = getattr(import_module(module), function), [] if name is None else [name]
-    if verb == "use":  # which has to work when params.yaml does not
+def _run(path: str, verb: str, words: list[str], with_settings: bool) -> None:
+    module, name = path.split(":")
+    function = getattr(import_module(module), name)  # imported when it runs: a stage depends on what it imports
+    if not with_settings:
         return function(*words)
     params = load_params()
     function(params, *words)

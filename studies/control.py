@@ -1,30 +1,47 @@
 """Section 4: ControlNets and T2I-Adapters over tuned models, with no further training."""
 
-import hashlib
-import json
-import shutil
 from pathlib import Path
 
-import torch
+from diffusers import ControlNetModel, T2IAdapter
 from torch import Tensor
 
-from measures.conditions import FROM_TRUTH, condition
+from measures.clips import ClipEntry
+from measures.conditions import FROM_TRUTH, check_kind, condition
 from measures.truth import truth_beside
-from studies.settings import Params, settings_of
-from studies.stages import (
-    RESULTS,
-    fingerprint,
-    guidance,
-    label,
-    load_model,
-    random_noise,
-    replacing,
-    result,
-    start_noise,
-)
-from tav.checkpoint import load_tuned, read_safetensors
+from studies.digests import digest_of_model, digest_of_truth
+from studies.method import Method, guidance
+from studies.models import chosen_device, load_model, load_weights
+from studies.results import RESULTS, replacing
+from studies.settings import Params
+from studies.stages import collect
+from studies.store import Piece
 from tav.clip import read_frames, write_frames
 from tav.control import load_control, sample_controlled
+from tav.pipeline import TuneAVideoPipeline
+
+
+def control_clips(params: Params) -> None:
+    """Samples the tuned clips under every kind of params.control, into results/control/<kind>/<whose>/<clip>/<edit>.
+
+    own: every edit from the clip's inverted noise, under the clip's own condition. other: the first edit from random
+    noise, as inverted noise has the clip's own motion, under the next clip's condition; of the kind none, without one.
+    Conditions go to <kind>/condition/<clip>.
+    """
+    controlled = Controlled(params)
+    with replacing(RESULTS / "control") as folder:
+        for name, entry in params.clips.items():
+            own = controlled.conditions(entry)
+            for kind, drawn in own.items():
+                collect(drawn, folder / kind / "condition" / name)
+                for edit, prompt in entry.edits.items():
+                    collect(controlled.edit(entry, prompt, kind, drawn), folder / kind / "own" / name / edit)
+            if len(params.clips) == 1 or not params.control:
+                continue
+            edit, prompt = next(iter(entry.edits.items()))
+            collect(controlled.method.edit(entry, prompt, "random"), folder / "none" / "other" / name / edit)
+            for kind, drawn in controlled.conditions(params.clips[next_clip(params, name)]).items():
+                piece = controlled.edit(entry, prompt, kind, drawn, "random")
+                collect(piece, folder / kind / "other" / name / edit)
 
 
 def next_clip(params: Params, name: str) -> str:
@@ -33,52 +50,63 @@ def next_clip(params: Params, name: str) -> str:
     return names[(names.index(name) + 1) % len(names)]
 
 
-def control_clips(params: Params) -> None:
-    """Samples the tuned clips under every kind of params.control, into results/control/<kind>/<whose>/<clip>/<edit>.
+class Controlled:
+    """Edits of tuned clips under the controls of params.yaml, and the conditions that these are shown: pieces."""
 
-    own: every edit from the clip's inverted noise, under the clip's own condition. other: the first edit from random
-    noise, as inverted noise has the clip's own motion, under the next clip's condition; of the kind none, without one.
-    Conditions go to <kind>/condition/<clip>. What was drawn before an interruption is not drawn again.
-    """
-    pipe = load_model(params)
-    conditions = {name: _conditions(params, name, pipe.device) for name in params.clips}
-    controls = {kind: load_control(model, pipe) for kind, model in params.control.items()}
-    weights = [float(p.double().sum()) for control in controls.values() for p in control.state_dict().values()]
-    clips = [params.invert.steps, *(fingerprint(params, name) for name in params.clips)]
-    inputs = json.dumps([settings_of(params, "control"), clips, weights])
-    state = Path(".state/control") / hashlib.sha256(inputs.encode()).hexdigest()[:16]
-    for name, entry in params.clips.items():
-        load_tuned(pipe, result("tune", name, "tuned"))
-        inverted = read_safetensors(result("invert", name, "inverted"))["noise"]
-        noise = {"own": start_noise(params, inverted), "other": random_noise(params, inverted)}
-        shown = {"own": conditions[name], "other": conditions[next_clip(params, name)]}
-        wanted = [("own", kind, edit) for kind in shown["own"] for edit in entry.edits]
-        if len(params.clips) > 1:
-            wanted += [("other", kind, next(iter(entry.edits))) for kind in ("none", *shown["other"])]
-        for whose, kind, edit in wanted:
-            if (folder := state / kind / whose / name / edit).exists():
-                continue
-            label(pipe, f"control {kind} {whose} {name} {edit}")
-            task = entry.edits[edit], noise[whose], params.edit.steps
-            with replacing(folder) as new:
-                if kind == "none":
-                    frames = pipe(*task, output_type="pt", **guidance(params)).frames[0]
-                else:
-                    frames = sample_controlled(pipe, controls[kind], shown[whose][kind], *task, **guidance(params))
-                write_frames(new, frames)
-        for kind, drawn in conditions[name].items():
-            write_frames(state / kind / "condition" / name, drawn)
-    with replacing(RESULTS / "control") as folder:
-        shutil.copytree(state, folder, dirs_exist_ok=True)
-    shutil.rmtree(state)
+    def __init__(self, params: Params):
+        for kind in params.control:  # what is wrong with one is said before anything is drawn
+            check_kind(kind)
+        self.params, self.method = params, Method(params)
+        self._controls: dict[str, ControlNetModel | T2IAdapter] = {}
+
+    def conditions(self, entry: ClipEntry) -> dict[str, Piece]:
+        """What every control is shown of a clip, as pictures; mask and pose only of a clip with its truth beside it."""
+        has_truth = digest_of_truth(entry.source.path) != ""
+        kinds = [kind for kind in self.params.control if has_truth or kind not in FROM_TRUTH]
+        return {kind: self._condition(entry, kind) for kind in kinds}
+
+    def edit(self, entry: ClipEntry, prompt: str, kind: str, shown: Piece, noise: str = "") -> Piece:
+        """Frames of a clip's edit under a condition. noise: as in `Method.edit`."""
+        method, start = self.method, self.method.start(entry, noise)
+        settings = {"steps": self.params.edit.steps, **guidance(self.params)}
+        needs = method.needs(entry) | {"prompt": prompt, "start": start, "settings": settings}
+        needs |= {"control": digest_of_model(self.params.control[kind]), "condition": shown.digest}
+
+        def make(folder: Path) -> None:
+            pipe = method.pipe_on(entry, f"{kind}: {prompt}")
+            if kind not in self._controls:
+                self._controls[kind] = load_control(self.params.control[kind], pipe)
+            given = pipe, self._controls[kind], read_frames(shown.folder), prompt, method.start_noise(entry, start)
+            make_controlled(folder, *given, settings)
+
+        return method.store.take("controlled", needs, (make_controlled, load_control, load_model, load_weights), make)
+
+    def _condition(self, entry: ClipEntry, kind: str) -> Piece:
+        source = self.method.source(entry)
+        needs = {"kind": kind, "source": source.digest}
+        models = self.params.conditions.model_dump()
+        if kind in FROM_TRUTH:
+            needs |= {"truth": digest_of_truth(entry.source.path), **entry.source.model_dump(exclude={"path"})}
+        if kind in models:
+            needs["model"] = digest_of_model(models[kind])
+
+        def make(folder: Path) -> None:
+            frames, truth = read_frames(source.folder), None
+            if kind in FROM_TRUTH:
+                truth = truth_beside(entry.source, len(frames), tuple(frames.shape[-2:]))
+            write_frames(folder, condition(kind, frames.to(chosen_device(self.params)), truth, models))
+
+        return self.method.store.take("condition", needs, (condition, truth_beside, write_frames), make)
 
 
-def _conditions(params: Params, name: str, device: torch.device) -> dict[str, Tensor]:
-    """The conditions of a clip's frames as the stage tune kept them; what its truth is needed for only if it has one.
-
-    The models that draw them run on `device`.
-    """
-    frames = read_frames(result("tune", name, "tuned").with_name("source")).to(device)
-    truth = truth_beside(params.clips[name].source, len(frames), tuple(frames.shape[-2:]))
-    kinds = [kind for kind in params.control if truth or kind not in FROM_TRUTH]
-    return {kind: condition(kind, frames, truth, params.conditions.model_dump()) for kind in kinds}
+def make_controlled(
+    folder: Path,
+    pipe: TuneAVideoPipeline,
+    control: ControlNetModel | T2IAdapter,
+    shown: Tensor,
+    prompt: str,
+    noise: Tensor,
+    settings: dict,
+) -> None:
+    """Samples a prompt's clip from noise f c h w under a condition f 3 h w in [0, 1]."""
+    write_frames(folder, sample_controlled(pipe, control, shown, prompt, noise, **settings))

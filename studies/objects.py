@@ -10,44 +10,27 @@ from einops import reduce
 from PIL import Image
 
 from measures.clips import Source
-from measures.conditions import FROM_TRUTH, condition
-from measures.truth import asks, truth_beside
+from measures.truth import asks
+from studies.control import Controlled
+from studies.results import RESULTS, replacing
 from studies.settings import Params
-from studies.stages import RESULTS, fingerprint, guidance, label, read_source, replacing, sample_edits, start_noise
-from studies.tuned import tuned
-from tav.clip import write_frames
-from tav.control import load_control, sample_controlled
+from studies.stages import collect
 
 
 def objects(params: Params) -> None:
     """Tunes on every clip of params.objects and samples its edits, into results/objects/<clip>/{source, edit, <kind>}.
 
     edit: without control; <kind>: under each of params.control that the clip has, from the same noise.
-    An interrupted stage finds the tunings that it had done.
     """
-    params, states = params.model_copy(update={"clips": params.objects}), []
+    controlled = Controlled(params)
     with replacing(RESULTS / "objects") as folder:
-        for name in params.clips:
-            states.append(Path(".state/objects") / f"{name}-{fingerprint(params, name)}.safetensors")
-            _edit(params, name, states[-1], folder / name)
-    for state in states:
-        state.unlink(missing_ok=True)
-
-
-def _edit(params: Params, name: str, state: Path, folder: Path) -> None:
-    entry, frames = params.clips[name], (read_source(params, name) + 1) / 2
-    pipe, noise = tuned(params, name, state)
-    write_frames(folder / "source", frames)
-    sample_edits(pipe, params, name, noise, folder / "edit")
-    noise = start_noise(params, noise)
-    truth = truth_beside(entry.source, params.clip.num_frames, params.clip.size)
-    for kind in (kind for kind in params.control if truth or kind not in FROM_TRUTH):
-        control = load_control(params.control[kind], pipe)
-        shown = condition(kind, frames.to(pipe.device), truth, params.conditions.model_dump())
-        for edit, prompt in entry.edits.items():
-            label(pipe, f"edit {name} {edit} {kind}")
-            drawn = sample_controlled(pipe, control, shown, prompt, noise, params.edit.steps, **guidance(params))
-            write_frames(folder / kind / edit, drawn)
+        for name, entry in params.objects.items():
+            collect(controlled.method.source(entry), folder / name / "source")
+            conditions = controlled.conditions(entry)
+            for edit, prompt in entry.edits.items():
+                collect(controlled.method.edit(entry, prompt), folder / name / "edit" / edit)
+                for kind, shown in conditions.items():
+                    collect(controlled.edit(entry, prompt, kind, shown), folder / name / kind / edit)
 
 
 def crowd(source: Source) -> dict[str, float]:

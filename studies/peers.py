@@ -1,43 +1,78 @@
-"""Section 5.2: the methods of baselines/, on the same image model, clips, prompts, seed and steps."""
+"""Section 5.2: the peer methods, on the same image model, clips, prompts, seed and steps."""
+
+from collections.abc import Iterator
+from functools import partial
 
 from torch import Tensor
 
-from peers import METHODS, defaults
-from studies.settings import Inflate, Params
-from studies.stages import RESULTS, label, load_model, replacing
+from measures.clips import ClipEntry
+from peers import PEERS, Sampling, defaults
+from studies.digests import digest_of_model
+from studies.method import needs_of_image_model
+from studies.models import label, load_image_model
+from studies.results import RESULTS, replacing
+from studies.settings import Params
+from studies.sources import source_frames
+from studies.stages import collect
+from studies.store import Piece, Store
 from tav.clip import read_frames, write_frames
 from tav.errors import InputError
+from tav.pipeline import TuneAVideoPipeline
 
 
-def baseline(params: Params, method: str) -> None:
-    """Edits all clips as a peer method does, from the image model, into results/baseline/<method>/<clip>/<edit>."""
-    pipe = load_image_model(params)
-    with replacing(RESULTS / "baseline" / method) as folder:
-        for name, entry in params.clips.items():
-            clip = read_frames(RESULTS / "tune" / name / "source") * 2 - 1
-            for edit, prompt in entry.edits.items():
-                label(pipe, f"{method} {name} {edit}")
-                write_frames(folder / name / edit, edit_as(method, pipe, params, clip, entry.caption, prompt))
+def edit_by_peers(params: Params) -> None:
+    """Edits all clips as every peer method does, into results/peers/<peer>/<clip>/<edit>."""
+    peers = Peers(params)
+    with replacing(RESULTS / "peers") as folder:
+        for peer in params.peers:
+            for name, entry in params.clips.items():
+                for edit, piece in peers.edits(peer, entry).items():
+                    collect(piece, folder / peer / name / edit)
 
 
-def load_image_model(params: Params):
-    """The model as it is before it is inflated, which is what peer methods start from."""
-    image_model = Inflate(norm="frame", attention="own", temporal=False, temporal_conv=False)
-    return load_model(params.model_copy(update={"inflate": image_model}))
+class Peers:
+    """The peer methods with their settings of params.yaml: edits of clips, taken from the store or made.
+
+    Raises InputError if there is no such method, or no such setting. The image model is loaded when it is first needed.
+    """
+
+    def __init__(self, params: Params, store: Store | None = None):
+        self.params, self.store = params, store or Store()
+        self.settings = {peer: peer_settings(params, peer) for peer in params.peers}
+        self._pipe: TuneAVideoPipeline | None = None
+
+    def edits(self, peer: str, entry: ClipEntry) -> dict[str, Piece]:
+        """The frames of every edit of a clip; those that are missing are made together, from one inversion."""
+        asked = {edit: self._needs(peer, entry, prompt) for edit, prompt in entry.edits.items()}
+        code = (PEERS[peer].edit, load_image_model, write_frames)
+        pieces = {edit: self.store.find("peer", needs, code) for edit, needs in asked.items()}
+        missing = [edit for edit, piece in pieces.items() if piece is None]
+        made = self._edit(peer, entry, [entry.edits[edit] for edit in missing]) if missing else ()
+        for edit, frames in zip(missing, made, strict=True):
+            pieces[edit] = self.store.take("peer", asked[edit], code, partial(write_frames, frames=frames))
+        return pieces
+
+    def _edit(self, peer: str, entry: ClipEntry, prompts: list[str]) -> Iterator[Tensor]:
+        self._pipe = self._pipe or load_image_model(self.params)
+        label(self._pipe, f"{PEERS[peer].name}: {entry.caption}")
+        clip = read_frames(source_frames(self.params, entry, self.store).folder) * 2 - 1
+        sampling, own = self.settings[peer]
+        return PEERS[peer].edit(self._pipe, clip, entry.caption, prompts, sampling, **own)
+
+    def _needs(self, peer: str, entry: ClipEntry, prompt: str) -> dict:
+        sampling, own = self.settings[peer]
+        models = {"digest": digest_of_model(own["model"])} if "model" in own else {}
+        needs = {"peer": peer, "own": own | models, "sampling": vars(sampling)}
+        needs |= {"source": source_frames(self.params, entry, self.store).digest, "caption": entry.caption}
+        return needs | {"prompt": prompt, "model": needs_of_image_model(self.params)}
 
 
-def edit_as(method: str, pipe, params: Params, clip: Tensor, caption: str, prompt: str) -> Tensor:
-    """A clip f 3 h w in [-1, 1] edited by a peer method, f 3 h w in [0, 1]."""
-    settings = peer_settings(params, method)
-    return METHODS[method](pipe, clip, caption, prompt, **settings)
-
-
-def peer_settings(params: Params, method: str) -> dict:
-    """A peer method's settings over those of `edit`; InputError if there is no such method, or no such setting."""
-    if method not in params.baselines or method not in METHODS:
-        raise InputError(f"baselines has no method {method}: there are {', '.join(METHODS)}, each with its settings")
-    settings, known = params.baselines[method], {"guidance_scale": None} | defaults(method)
-    if unknown := [name for name in settings if name not in known]:
-        raise InputError(f"baselines.{method} takes {', '.join(known)}, not {', '.join(unknown)}")
-    common = {"steps": params.edit.steps, "seed": params.tune.seed, "negative_prompt": params.edit.negative_prompt}
-    return common | {"guidance_scale": params.edit.guidance_scale} | settings
+def peer_settings(params: Params, peer: str) -> tuple[Sampling, dict]:
+    """How a peer samples, by default as `edit` says, and its own settings; InputError if it has not what is named."""
+    if peer not in PEERS:
+        raise InputError(f"peers has no method {peer}: there are {', '.join(PEERS)}, each with its settings")
+    own, known = dict(params.peers[peer]), ["guidance_scale", *defaults(peer)]
+    if unknown := [name for name in own if name not in known]:
+        raise InputError(f"peers.{peer} takes {', '.join(known)}, not {', '.join(unknown)}")
+    scale = own.pop("guidance_scale", params.edit.guidance_scale)
+    return Sampling(params.edit.steps, scale, params.tune.seed, params.edit.negative_prompt), own

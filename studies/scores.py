@@ -1,24 +1,103 @@
-"""The measures of the edits that a run made: what its sections put into their tables."""
+"""The measures of edits: every edit's scores are a piece, which the sections put into their tables."""
 
-from collections.abc import Callable
-from functools import cache
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pandas as pd
 from torch import Tensor
 
-from measures.evaluate import Evaluator
+from measures.clips import ClipEntry
 from measures.tables import Stored
+from studies.digests import digest_of_model, digest_of_truth
 from studies.settings import Params
-from tav.clip import read_frames
+from studies.sources import source_frames
+from studies.store import Store
+from tav.clip import read_frames, to_pictures
+
+if TYPE_CHECKING:
+    from measures.evaluate import Evaluator
+    from measures.judge import Judge
+
+FILE = "scores.json"
 
 
-def evaluator(params: Params, source: Callable[[str], Tensor] | None = None) -> Evaluator:
-    """Scores edits of the clips of params.yaml; `source` gives a clip's frames, by default those that `tune` kept."""
-    source = source or cache(lambda clip: read_frames(f"results/tune/{clip}/source"))
-    return Evaluator(params.clips, source, **params.score.model_dump(), device=params.device)
+class Scores:
+    """Scores edits of clips as params.yaml's `score` says, by `Evaluator`, whose models are loaded when needed."""
+
+    def __init__(self, params: Params, clips: Mapping[str, ClipEntry] | None = None, store: Store | None = None):
+        """clips: those whose edits are scored; by default those of params.yaml."""
+        self.params, self.clips, self.store = params, params.clips if clips is None else clips, store or Store()
+        self.source = cache(self._read_source)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        from measures.evaluate import Evaluator  # seconds that a table of scores that are there does not need
+
+        return Evaluator(self.clips, self.source, **self.params.score.model_dump(), device=self.params.device)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """What reads facts off frames, if there is one."""
+        return self.evaluator.judge
+
+    def table(self, methods: Mapping[str, Mapping[tuple[str, str], Tensor]]) -> pd.DataFrame:
+        """A row per method and (clip, edit), frames f 3 h w in [0, 1]: method, clip, edit and every measure."""
+        rows = [
+            {"method": method, "clip": clip, "edit": edit} | self.score(clip, edit, frames)
+            for method, edits in methods.items()
+            for (clip, edit), frames in edits.items()
+        ]
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["method", "clip", "edit"], dtype=object)
+
+    def score(self, clip: str, edit: str, frames: Tensor) -> dict[str, float]:
+        """Every measure of one edit, frames f 3 h w in [0, 1]; those that cannot be taken are nan or not there."""
+        entry = self.clips[clip]
+        needs = {"frames": _digest(frames), "source": self._source_digest(clip), "models": self._models}
+        needs |= {"prompt": entry.edits[edit], "caption": entry.caption, "truth": digest_of_truth(entry.source.path)}
+        needs |= entry.source.model_dump(exclude={"path"})
+
+        def make(folder: Path) -> None:
+            (folder / FILE).write_text(json.dumps(self.evaluator.score(clip, edit, frames)))
+
+        piece = self.store.take("scores", needs, ("measures.evaluate.Evaluator",), make)
+        return json.loads((piece.folder / FILE).read_text())
+
+    def unread(self) -> str:
+        """What stays open because there is no judge, or no truth beside a clip; an empty text where nothing does."""
+        clips = [clip for clip, entry in self.clips.items() if not digest_of_truth(entry.source.path)]
+        if not clips and self.params.score.judge:
+            return ""
+        no_truth = f"No truth lies beside {', '.join(clips)}: there"
+        why = no_truth if self.params.score.judge else "`score.judge` names no judge:"
+        return (
+            f"{why} edit success, identity stability and motion correlation are not measured, and claims that "
+            "rest on them alone stay open. What CLIP, flow and tracks give needs neither judge nor truth."
+        )
+
+    def _read_source(self, clip: str) -> Tensor:
+        """The frames of a clip, f 3 h w in [0, 1], as pictures hold them."""
+        return read_frames(source_frames(self.params, self.clips[clip], self.store).folder)
+
+    def _source_digest(self, clip: str) -> str:
+        return source_frames(self.params, self.clips[clip], self.store).digest
+
+    @cached_property
+    def _models(self) -> dict:
+        models = self.params.score.model_dump()
+        return {name: digest_of_model(model) for name, model in models.items()}
 
 
 def edits_in(params: Params, folder: str | Path) -> Stored:
     """The frames of every edit (clip, edit) of params.yaml under `folder`/<clip>/<edit>."""
     pairs = [(clip, edit) for clip, entry in params.clips.items() for edit in entry.edits]
     return Stored({(clip, edit): Path(folder) / clip / edit for clip, edit in pairs})
+
+
+def _digest(frames: Tensor) -> str:
+    return hashlib.sha256(to_pictures(frames).tobytes() + repr(tuple(frames.shape)).encode()).hexdigest()[:32]

@@ -22,30 +22,6 @@ def _side_or_sides(size):
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-# The settings that each stage of dvc.yaml reads, which are its `params`; {} is a clip's name. No device: where a stage
-# runs changes its results by rounding only.
-USES = {
-    "tune": "model lora memory.dtype inflate clip.num_frames clip.size clip.fit tune clips.{}.source clips.{}.caption",
-    "invert": "model lora memory.dtype inflate clip.num_frames invert clips.{}.caption",
-    "edit": "model lora memory.dtype inflate clip.num_frames edit clips.{}.edits",
-    "01_method": "model lora",
-    "02_results": "model lora memory.dtype clip tune invert edit score margins clips",
-    "ablate": "model lora memory.dtype inflate clip.num_frames tune invert edit clips full seeds ablation.{}",
-    "ablate-full": "model lora memory.dtype inflate clip.num_frames tune invert edit clips full seeds full_ablation",
-    "baseline": "model lora memory.dtype clip.num_frames tune.seed edit clips baselines.{}",
-    "control": "model lora memory.dtype inflate clip.num_frames tune.seed edit control clips conditions",
-    "objects": "model lora memory.dtype inflate clip tune invert edit control objects conditions",
-    "cost": "model lora memory.dtype device inflate clip tune invert edit",
-    "benchmark": "benchmark.run benchmark.clips model lora memory.dtype inflate clip tune invert edit baselines score",
-    "03_ablation": "model lora memory.dtype clip tune invert edit score clips full ablation full_ablation",
-    "04_baselines": "model lora memory.dtype clip tune invert edit score margins clips baselines benchmark.clips",
-    "05_multi_object": "model lora memory.dtype clip tune invert edit score margins control objects conditions",
-    "06_control": "model lora memory.dtype clip tune invert edit score margins clips control conditions",
-    "07_cost": "model lora memory.dtype clip tune invert edit margins",
-    "report": "model lora memory device inflate clip tune invert edit score margins clips full ablation baselines "
-    "control objects",
-}
-
 PLAIN = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -180,7 +156,7 @@ class Params(Section):
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]]
     ablation: dict[Name, Variant]
     full_ablation: dict[Name, Variant]
-    baselines: dict[Name, dict[str, bool | int | float | str | None]]
+    peers: dict[Name, dict[str, bool | int | float | str | None]]
     control: dict[Name, Text]
     conditions: Conditions
     objects: dict[Name, ClipEntry]
@@ -196,42 +172,44 @@ class Params(Section):
         try:
             return Params.model_validate(settings)
         except ValidationError as error:
-            raise InputError(f"variant {variant}: {_explain(error.errors()[0])}") from None
+            raise InputError(f"variant {variant}: {explain(error)}") from None
 
 
-def load_params(path="params.yaml") -> Params:
+def load_params(path: str | Path = "params.yaml") -> Params:
     """Reads and checks params.yaml; raises InputError, one line with the setting, its value and what is allowed."""
-    if not Path(path).is_file():
-        raise InputError(f"{path} does not exist: run this from the folder that holds it")
-    try:  # ruamel reads YAML 1.2, as DVC does: there 3e-5 is a number and `no` is a text
-        settings = YAML(typ="safe").load(Path(path))
-        params = Params.model_validate(settings if settings is not None else {})
+    settings = read_yaml(path)
+    try:
+        params = Params.model_validate(settings)
         for variant in params.ablation | params.full_ablation:
             params.varied(variant)
         return params
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except ValidationError as error:
+        raise InputError(f"{path}: {explain(error)}") from None
+
+
+def read_yaml(path: str | Path) -> dict:
+    """What a YAML file holds, {} if it is empty; InputError, one line, if it is missing or no YAML of a mapping."""
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist: run this from the folder that holds it")
+    try:  # ruamel reads YAML 1.2, as DVC does: there 3e-5 is a number and `no` is a text
+        settings = YAML(typ="safe").load(Path(path))
     except MarkedYAMLError as error:
         mark = error.problem_mark
         raise InputError(f"{path}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}") from None
     except YAMLError as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}: save it as text in UTF-8") from None
-    except ValidationError as error:
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")  # a typo before its gap
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InputError(f"{path}: {_explain(problems[0])}{more}") from None
+    if settings is not None and not isinstance(settings, dict):
+        raise InputError(f"{path} holds {shorten(repr(settings), 60)}: it must be a table of settings")
+    return settings or {}
 
 
-def settings_of(params: Params, stage: str, name: str = "") -> dict:
-    """The settings that a stage reads, by their keys; a clip that is not there has none, a new notebook has all."""
-    settings = params.model_dump(mode="json")
-    return {key: _look_up(settings, key) for key in USES.get(stage, " ".join(settings)).format(name, name).split()}
-
-
-def _look_up(settings: dict, key: str):
-    for part in key.split("."):
-        settings = settings.get(part, {})
-    return settings
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong, and how many more there are."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")  # a typo before its gap
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{_explain(problems[0])}{more}"
 
 
 def _explain(problem: dict) -> str:

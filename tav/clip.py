@@ -31,7 +31,8 @@ def read_clip(path, num_frames=8, size=64, start=0, stride=1, fit="crop") -> tor
     frames, count = [], 0
     for count, frame in enumerate(_decode(path), 1):
         if count - 1 in wanted:
-            frames.append(_fit(frame(), size, fit))
+            picture, aspect = frame()
+            frames.append(fit_pictures(picture[None], size, fit, aspect)[0] * 2 - 1)
         if len(frames) == num_frames:
             return torch.stack(frames)
     raise InputError(_too_short(path, count, num_frames, start, stride))
@@ -46,21 +47,45 @@ def write_clip(path, frames, fps=8) -> None:
         rate, options = Fraction(fps).limit_denominator(1001), {"crf": "16", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = w + w % 2, h + h % 2, "yuv420p"
-        for picture in _to_uint8(frames):
+        for picture in to_pictures(frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
 
 def write_frames(folder, frames) -> None:
-    """Writes frames (f, 3, h, w) in [0, 1] as folder/00000.png, 00001.png, ..."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for index, picture in enumerate(_to_uint8(frames)):
-        Image.fromarray(picture).save(Path(folder) / f"{index:05}.png")
+    """Writes frames (f, 3, h, w) in [0, 1] as folder/00000.png, 00001.png, ...; takes away what is there of others."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{'[0-9]' * 5}.png"):
+        old.unlink()
+    for index, picture in enumerate(to_pictures(frames)):
+        Image.fromarray(picture).save(folder / f"{index:05}.png")
 
 
 def read_frames(folder) -> torch.Tensor:
     """Reads what `write_frames` wrote: (f, 3, h, w) in [0, 1]."""
     return torch.stack([frame()[0] for frame in _decode_folder(Path(folder))])
+
+
+def to_pictures(frames: torch.Tensor) -> np.ndarray:
+    """Frames (f, 3, h, w) in [0, 1] as 8-bit pictures, (f, h, w, 3) uint8."""
+    pictures = (frames.detach().cpu().float().clamp(0, 1) * 255).round().byte()
+    return rearrange(pictures, "f c h w -> f h w c").contiguous().numpy()
+
+
+def fit_pictures(pictures: torch.Tensor, size: tuple[int, int], fit: str = "crop", aspect: float = 1) -> torch.Tensor:
+    """Pictures (f, 3, h, w), whose pixels are `aspect` times as wide as high, at another size; `fit` as in `read_clip`.
+
+    Black is 0. Nothing is resampled that has the size already.
+    """
+    h, w = pictures.shape[-2:]
+    scale = FITS[fit](size[0] / h, size[1] / (w * aspect))
+    inner = max(1, round(h * scale)), max(1, round(w * aspect * scale))
+    if inner != (h, w):
+        pictures = F.interpolate(pictures, inner, mode="bilinear", antialias=True, align_corners=False)
+    top, left = (inner[0] - size[0]) // 2, (inner[1] - size[1]) // 2
+    bottom, right = inner[0] - size[0] - top, inner[1] - size[1] - left
+    return F.pad(pictures, (-left, -right, -top, -bottom))  # a negative pad cuts
 
 
 def _decode(path: Path) -> Iterator:
@@ -112,18 +137,6 @@ def _upright(frame: av.VideoFrame) -> torch.Tensor:
     return torch.rot90(_to_tensor(frame.to_ndarray(format="rgb24")), round(frame.rotation / 90), (1, 2))
 
 
-def _fit(frame: tuple[torch.Tensor, float], size: tuple[int, int], fit: str) -> torch.Tensor:
-    """A picture (3, h, w) in [0, 1], its pixels `aspect` times as wide as high, scaled and cut or barred: [-1, 1]."""
-    picture, aspect = frame
-    (h, w), choose = picture.shape[1:], FITS[fit]
-    scale = choose(size[0] / h, size[1] / (w * aspect))
-    inner = max(1, round(h * scale)), max(1, round(w * aspect * scale))
-    picture = F.interpolate(picture[None], inner, mode="bilinear", antialias=True, align_corners=False)[0]
-    top, left = (inner[0] - size[0]) // 2, (inner[1] - size[1]) // 2
-    bottom, right = inner[0] - size[0] - top, inner[1] - size[1] - left
-    return F.pad(picture, (-left, -right, -top, -bottom)) * 2 - 1  # a negative pad cuts
-
-
 def _too_short(path: Path, count: int, num_frames: int, start: int, stride: int) -> str:
     needed = start + (num_frames - 1) * stride + 1
     message = f"{path} has {count} frames, but {num_frames} frames from {start} on in steps of {stride} need {needed}"
@@ -140,7 +153,3 @@ def _too_short(path: Path, count: int, num_frames: int, start: int, stride: int)
 
 def _to_tensor(picture: np.ndarray) -> torch.Tensor:
     return rearrange(torch.from_numpy(picture), "h w c -> c h w").float() / 255
-
-
-def _to_uint8(frames: torch.Tensor) -> np.ndarray:
-    return rearrange((frames.detach().cpu().float().clamp(0, 1) * 255).round().byte(), "f c h w -> f h w c").numpy()

@@ -1,7 +1,6 @@
 """The benchmarks at full size, run on a tiny model: rows are there, a rerun goes on, computed numbers are marked."""
 
 import re
-import sys
 from pathlib import Path
 
 import open_clip
@@ -11,10 +10,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionControlNetPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # where its scripts find each other
-import expected
-import full_size
-import memory
+from benchmarks import expected, full_size, memory
 
 TINY = {
     "unet": {

@@ -5,18 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from measures.score import (
-    ClipScorer,
-    Interval,
-    bootstrap,
-    decide,
-    evidence,
-    frame_accuracy,
-    frame_consistency,
-    psnr,
-    text_alignment,
-    write_metrics,
-)
+from measures.evidence import Interval, bootstrap, decide, evidence, write_metrics
+from measures.score import ClipScorer, frame_accuracy, frame_consistency, psnr, text_alignment
 from tav.errors import InputError
 from tests.tiny_clip import save_clip
 

@@ -140,7 +140,8 @@ def test_clips_that_go_where_the_condition_does_follow_it(project, set_params):
             write(folder, sources[name])
         for kind in KINDS:
             truth = truth_beside(params.clips[name].source, 8, 64)
-            write(f"control/{kind}/condition/{name}", condition(kind, sources[name], truth, params.conditions.model_dump()))
+            drawn = condition(kind, sources[name], truth, params.conditions.model_dump())
+            write(f"control/{kind}/condition/{name}", drawn)
             write(f"control/{kind}/own/{name}/object", sources[name])
             write(f"control/{kind}/other/{name}/object", sources[following])
     files, rows = run()

@@ -13,7 +13,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from measures.score import Interval, decide, write_metrics
+from measures.evidence import Interval, decide, write_metrics
 from publish import figures
 from publish.readme import claims_table, write_readme
 from publish.report import write_report

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,33 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from studies.__main__ import main
-from studies.settings import USES
 from tav.clip import read_frames
 
 ROOT = Path(__file__).parents[2]
-
-CHANGER = """# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
-# %% tags=["parameters"]
-out = ""
-
-# %%
-from pathlib import Path
-
-text = Path("params.yaml").read_text()
-Path("params.yaml").write_text(text.replace("steps: 3\\n", "steps: 4\\n"))
-"""
-
 
 def files(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
@@ -56,94 +36,60 @@ def refusal(workplace, capsys):
 
 def start(*arguments, **options) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tav", *arguments]
+    command = [sys.executable, "-m", "studies", *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
 
 
 def test_tune_invert_and_edit_write_what_the_later_stages_read(workplace):
-    assert main(["tune", "square"]) == 0
+    assert main(["tune"]) == 0
     numbers = [f"{index:05}.png" for index in range(4)]
     tuned = files("results/tune/square")
-    assert set(tuned) == {
-        "losses.csv",
-        "posterior.safetensors",
-        "tuned.safetensors",
-        *(f"source/{number}" for number in numbers),
-    }
+    assert set(tuned) == {"losses.csv", "tuned.safetensors", *(f"source/{number}" for number in numbers)}
     with open("results/tune/square/losses.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [1, 2, 3] and all(float(row["loss"]) > 0 for row in rows)
-    assert load_file("results/tune/square/posterior.safetensors")["parameters"].shape == (4, 8, 8, 8)
-    assert not files(".state")
 
-    assert main(["invert", "square"]) == 0
-    assert set(files("results/invert/square")) == {
-        "inverted.safetensors",
-        *(f"reconstruction/{number}" for number in numbers),
-    }
-    inverted = load_file("results/invert/square/inverted.safetensors")
-    assert inverted["noise"].shape == inverted["latents"].shape == (4, 4, 8, 8)
-    assert not torch.equal(inverted["noise"], inverted["latents"])
+    assert main(["invert"]) == 0
+    expected = {"inverted.safetensors", *(f"reconstruction/{number}" for number in numbers)}
+    assert set(files("results/invert/square")) == expected
+    assert load_file("results/invert/square/inverted.safetensors")["noise"].shape == (4, 4, 8, 8)
 
-    assert main(["edit", "square"]) == 0
+    assert main(["edit"]) == 0
     assert set(files("results/edit/square")) == {f"{e}/{number}" for e in ("object", "place") for number in numbers}
     objects, places = (read_frames(f"results/edit/square/{edit}") for edit in ("object", "place"))
     assert objects.shape == (4, 3, 32, 32) and not torch.equal(objects, places)
 
-    results = files("results")
+    results, pieces = files("results"), set(files(".pieces"))
+    shutil.rmtree("results")
     for verb in ("tune", "invert", "edit"):
-        assert main([verb, "square"]) == 0
-    assert files("results") == results
+        assert main([verb]) == 0
+    assert files("results") == results and set(files(".pieces")) == pieces
 
 
 def test_a_tuning_killed_at_any_moment_ends_with_the_same_bytes(workplace, set_params):
     set_params({"tune.steps": 40, "clips.square.caption": " ".join(["a square is moving"] * 30)})
-    tuning = start("tune", "square")
-    while not list(Path(".state").rglob("*.safetensors")):
+    tuning = start("tune")
+    while not list(Path(".pieces/unfinished").rglob("state.safetensors")):
         assert tuning.poll() is None
         time.sleep(0.005)
     tuning.send_signal(signal.SIGKILL)
     words = tuning.communicate()[1]
-    assert not Path("results").exists() and files(".state")
+    assert not Path("results/tune").exists()
     assert words.startswith("warning: ") and "this is cut" in words.splitlines()[0]
 
-    assert main(["tune", "square"]) == 0
+    assert main(["tune"]) == 0
     resumed = files("results")
-    assert not files(".state")
+    assert not list(Path(".pieces/unfinished").iterdir())
     shutil.rmtree("results")
-    assert main(["tune", "square"]) == 0
+    shutil.rmtree(".pieces")
+    assert main(["tune"]) == 0
     assert files("results") == resumed
 
 
-def test_what_was_interrupted_is_not_resumed_with_other_inputs(workplace, set_params):
-    from studies.settings import load_params
-    from studies.stages import fingerprint as of
-
-    def fingerprint():
-        return of(load_params(), "square")
-
-    seen = {fingerprint()}
-    set_params({"edit.steps": 9, "clips.square.edits": {"style": "a drawing of a square"}, "clip.fps": 2})
-    assert fingerprint() in seen
-    for key, value in {"tune.seed": 1, "clip.fit": "letterbox", "clips.square.caption": "a box"}.items():
-        set_params({key: value})
-        seen.add(fingerprint())
-    with open("square.mp4", "ab") as file:
-        file.write(b"more")
-    seen.add(fingerprint())
-    assert len(seen) == 5
-
-
 def test_unknown_words_are_refused(refusal):
-    assert refusal("tune")[0] == 2
-    assert refusal("tun", "square")[0] == 2
-    assert refusal("tune", "circle") == (2, "params.yaml has no clip circle: it has square")
-    assert refusal("notebook", "00_nothing")[0] == 2
-
-
-def test_a_stage_says_which_comes_before_it(refusal):
-    first = "results/tune/square/tuned.safetensors does not exist: run `python -m studies tune square` first"
-    assert refusal("invert", "square") == refusal("edit", "square") == (2, first)
+    assert refusal("tune", "square")[0] == 2
+    assert refusal("tun")[0] == 2
+    assert refusal("prune", "much") == (2, "much is no size: give one such as 2GB, 300MB or 0")
 
 
 @pytest.mark.parametrize(
@@ -161,29 +107,29 @@ def test_bad_input_ends_with_code_2_and_leaves_nothing(refusal, set_params, chan
     if changes.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     set_params(changes)
-    code, said = refusal("tune", "square")
+    code, said = refusal("tune")
     assert code == 2 and words in said
-    assert not Path("results").exists() and not Path(".state").exists()
+    assert not Path("results/tune").exists() and not files(".pieces")
 
 
 def test_a_model_with_parts_missing_is_refused(refusal, tiny_model, set_params):
     shutil.copytree(tiny_model, "models/broken")
     shutil.rmtree("models/broken/vae")
     set_params({"model": "models/broken"})
-    code, words = refusal("tune", "square")
+    code, words = refusal("tune")
     assert code == 2 and "cannot load vae/ of models/broken" in words
 
 
 def test_a_loss_that_is_no_number_ends_with_code_3(refusal, set_params):
     set_params({"tune.learning_rate": 1e30, "tune.steps": 9})
-    code, words = refusal("tune", "square")
+    code, words = refusal("tune")
     assert code == 3 and "lower the learning rate" in words
-    assert not Path("results").exists()
+    assert not Path("results/tune").exists()
 
 
 def test_out_of_memory_ends_with_code_4_and_names_the_settings(refusal, set_params):
     set_params({"clip.size": 2_000_000})  # tens of terabytes
-    code, words = refusal("tune", "square")
+    code, words = refusal("tune")
     assert code == 4
     assert words == (
         "out of memory: set tune.gradient_checkpointing to true, set memory.dtype and tune.mixed_precision to bf16, "
@@ -195,43 +141,59 @@ def test_out_of_memory_ends_with_code_4_and_names_the_settings(refusal, set_para
 def test_out_of_memory_names_only_what_is_not_set_yet(refusal, set_params):
     memory = {"memory.dtype": "bf16", "memory.vae_frames": 1, "memory.offload": True, "memory.attention_frames": 1}
     set_params({"clip.size": 2_000_000, "tune.mixed_precision": "bf16", "tune.gradient_checkpointing": True} | memory)
-    assert refusal("tune", "square") == (4, "out of memory: lower clip.size or clip.num_frames")
+    assert refusal("tune") == (4, "out of memory: lower clip.size or clip.num_frames")
 
 
 def test_less_memory_gives_the_same_clip(workplace, set_params):
     for verb in ("tune", "invert", "edit"):
-        assert main([verb, "square"]) == 0
+        assert main([verb]) == 0
     edited = read_frames("results/edit/square/object")
     set_params({"memory.vae_frames": 1, "memory.offload": True, "memory.attention_frames": 1})
     set_params({"tune.gradient_checkpointing": True})
     for verb in ("tune", "invert", "edit"):
-        assert main([verb, "square"]) == 0
+        assert main([verb]) == 0
     assert (read_frames("results/edit/square/object") - edited).abs().max() <= 2 / 255
 
 
 def test_frozen_weights_in_half_precision_go_through_all_stages_and_need_mixed_precision(refusal, set_params):
     set_params({"memory.dtype": "bf16"})
-    code, words = refusal("tune", "square")
+    code, words = refusal("tune")
     assert code == 2 and "mixed_precision fp16 or bf16" in words
     set_params({"tune.mixed_precision": "bf16"})
     for verb in ("tune", "invert", "edit"):
-        assert main([verb, "square"]) == 0
+        assert main([verb]) == 0
     assert len(read_frames("results/edit/square/object")) == 4
 
 
-def test_settings_that_change_while_a_stage_runs_are_refused(refusal):
+def test_settings_that_change_while_a_stage_runs_are_refused(refusal, monkeypatch):
     """DVC records the settings as they are at the end, so that these results would be filed under the wrong ones."""
-    Path("notebooks").mkdir()
-    Path("notebooks/changer.py").write_text(CHANGER)
-    words = "params.yaml changed while notebook changer was running (tune): run it again"
-    assert refusal("notebook", "changer") == (2, words)
+    monkeypatch.setattr("studies.inputs.inputs", lambda params: set_seed(4))
+    assert refusal("inputs") == (2, "params.yaml changed while inputs was running (tune): run it again")
 
 
-def test_the_stages_declare_the_settings_that_they_read():
-    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    assert stages.keys() == USES.keys()
-    for name, keys in USES.items():
-        stage = stages[name].get("do", stages[name])
-        assert [key.replace("${key}", "{}") for key in stage["params"]] == keys.split(), name
-        commands = f"python -m publish notebook {name}", f"python -m studies {name}", f"python benchmarks/{name}.py"
-        assert stage["cmd"].startswith(commands), name
+def set_seed(seed: int) -> None:
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(re.sub(r"seed: \d+", f"seed: {seed}", text))
+
+
+def test_what_a_run_is_made_from_is_noted_by_digest(workplace, set_params):
+    def noted() -> dict[str, bytes]:
+        assert main(["inputs"]) == 0
+        return files("results/inputs")
+
+    first = noted()
+    assert set(first) == {"models.json", "clips.json", "objects.json"}
+    set_params({"clips.square.edits.style": "a drawing", "edit.steps": 9})
+    assert noted() == first
+    Path("elsewhere").mkdir()
+    Path("elsewhere/weights.bin").touch()
+    assert noted() == first
+    with open("square.mp4", "ab") as file:
+        file.write(b"more")
+    second = noted()
+    assert second["models.json"] == first["models.json"] and second["clips.json"] != first["clips.json"]
+    shutil.copytree("models/tiny", "models/other")
+    set_params({"model": "models/other"})
+    with open("models/other/unet/config.json", "a") as file:
+        file.write("\n")
+    assert noted()["models.json"] != second["models.json"]

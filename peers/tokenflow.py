@@ -1,6 +1,6 @@
 """TokenFlow: keyframes edited together, and their features carried to the other frames as the source's correspond."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from peers._attention import processors, transformer_blocks
-from peers._ddim import encode, invert, noise_of, sample
+from peers._ddim import Sampling, encode, invert, noise_of, sample
 from peers.plug_and_play import injection
 from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
@@ -19,19 +19,16 @@ from tav.pipeline import TuneAVideoPipeline
 def edit(
     pipe: TuneAVideoPipeline,
     clip: Tensor,
-    source_caption: str,
-    edit_prompt: str,
+    caption: str,
+    prompts: Iterable[str],
+    sampling: Sampling,
     *,
-    steps: int,
-    guidance_scale: float,
-    seed: int,
-    negative_prompt: str = "",
     captioned_inversion: bool = False,
     keyframe_interval: int = 8,
     feature_share: float = 0.8,
     attention_share: float = 0.5,
     layer: int | None = None,
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Sample from inverted noise; self-attention is computed for keyframes, jointly, and propagated to the rest.
 
     Geyer et al., TokenFlow, arXiv 2307.10373, section 4, over Plug-and-Play injection as in the original. At each step
@@ -48,10 +45,10 @@ def edit(
     """
     if keyframe_interval < 1:
         raise InputError(f"keyframe_interval is {keyframe_interval}: use at least 1 frame")
-    prompt = source_caption if captioned_inversion else ""
-    source = invert(pipe, encode(pipe, clip), steps, prompt)
+    source_prompt = caption if captioned_inversion else ""
+    source = invert(pipe, encode(pipe, clip), sampling.steps, source_prompt)
     attentions = [block.attn1 for block in transformer_blocks(pipe.unet)]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator()
 
     @contextmanager
     def around(step: int) -> Iterator[None]:
@@ -62,14 +59,13 @@ def edit(
         propagated = _PropagatedAttnProcessor(pipe.num_frames, keyframes)
         with (
             processors(dict.fromkeys(attentions, propagated)),
-            injection(pipe.unet, step / steps, feature_share, attention_share, layer),
+            injection(pipe.unet, step / sampling.steps, feature_share, attention_share, layer),
         ):
             yield
 
-    return sample(
-        pipe, noise_of(source), edit_prompt, steps, guidance_scale, negative_prompt,
-        source=source, source_prompt=prompt, around=around,
-    )  # fmt: skip
+    for prompt in prompts:
+        generator.manual_seed(sampling.seed)  # an edit does not depend on those before it
+        yield sample(pipe, noise_of(source), prompt, sampling, 0, source, source_prompt, around)
 
 
 class _PropagatedAttnProcessor:

@@ -1,31 +1,31 @@
 """Which settings edit best on the development clips, none of which is evaluated: for our method and for every peer.
 
-    python benchmarks/settings.py tune-a-video per-frame sdedit
+    python -m benchmarks.search tune-a-video per-frame sdedit
 
 Every method gets as many tries, those of `TRIES`. A try tunes (if the method does) on every second clip of
 data/development.yaml with the other settings of params.yaml, samples its edits and has them read by the judge. Its
 worth is the mean over edits of edit success times motion correlation: both at once, so that neither doing nothing nor
 forgetting the source pays. Text to video never sees the source: its worth is edit success alone. Everything that was
-tried is in benchmarks/results/settings-METHOD.csv; a clip that is there already is not run again.
+tried is in benchmarks/results/settings-METHOD.csv; what it is made from are pieces, and is not made twice.
 """
 
 import argparse
-from functools import cache, lru_cache, partial
+import json
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor
 
-from measures.evaluate import Evaluator
-from peers import METHODS
-from studies.benchmark import sample, with_clips
-from studies.peers import edit_as, load_image_model
-from studies.scores import evaluator
+from measures.clips import ClipEntry
+from measures.tables import Stored
+from peers import PEERS
+from studies.benchmark import with_clips
+from studies.method import Method
+from studies.peers import Peers
+from studies.scores import Scores
 from studies.settings import Params, load_params
-from studies.stages import read_source
-from studies.tuned import tuned
-from tav.pipeline import TuneAVideoPipeline
+from studies.store import Piece
 
 RESULTS = Path(__file__).parent / "results"
 LIST, OURS = "data/development.yaml", "tune-a-video"
@@ -42,9 +42,9 @@ TRIES = {  # eight each
     "per-frame": grid(captioned_inversion=[True, False], guidance_scale=[1.25, 1.5, 2.0, 3.0]),
     "sdedit": grid(strength=[0.4, 0.55, 0.7, 0.85], guidance_scale=[2.0, 4.0]),
     "plug-and-play": [{**alike, "guidance_scale": scale} for alike in ALIKE for scale in (1.5, 2.0, 3.0, 5.0)],
-    "first-frame-attention": grid(captioned_inversion=[True, False], guidance_scale=[1.25, 1.5, 2.0, 3.0]),
-    "attention-fusion": grid(threshold=[0.65, 0.8], cross_share=[0.4, 0.8], guidance_scale=[2.0, 4.0]),
-    "feature-propagation": [
+    "text2video-zero": grid(captioned_inversion=[True, False], guidance_scale=[1.25, 1.5, 2.0, 3.0]),
+    "fatezero": grid(threshold=[0.65, 0.8], cross_share=[0.4, 0.8], guidance_scale=[2.0, 4.0]),
+    "tokenflow": [
         {**alike, "keyframe_interval": interval, "guidance_scale": scale}
         for alike in ALIKE for interval in (2, 4) for scale in (2.0, 4.0)
     ],
@@ -52,43 +52,43 @@ TRIES = {  # eight each
 }  # fmt: skip
 
 
-def search(method: str, params: Params, scorer: Evaluator) -> pd.DataFrame:
-    """The scores of all tries of a method, a row per clip, try and edit."""
-    file = RESULTS / f"settings-{method}.csv"
-    rows = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["settings", "clip"])
-    pipe = None if method == OURS else load_image_model(params)
-    for name in params.clips:
-        if name not in set(rows["clip"]):
-            edit = partial(ours, params, name) if method == OURS else partial(theirs, method, pipe, params, name)
-            for settings in TRIES[method]:
-                scores = scorer.table({method: edit(settings)}).drop(columns="method")
-                rows = pd.concat([rows, scores.assign(settings=said(settings))]).round(4)
-            RESULTS.mkdir(exist_ok=True)
-            rows.to_csv(file, index=False)
-            print(method, name, flush=True)
-    return rows
+def search(method: str, params: Params) -> pd.DataFrame:
+    """The scores of all tries of a method, a row per clip, try and edit; also in benchmarks/results."""
+    scores, rows = Scores(params), []
+    for name, entry in params.clips.items():
+        for settings in TRIES[method]:
+            pieces = edits_at(method, params, settings, entry)
+            edits = Stored({(name, edit): piece.folder for edit, piece in pieces.items()})
+            rows.append(scores.table({method: edits}).drop(columns="method").assign(settings=said(settings)))
+        print(method, name, flush=True)
+    table = pd.concat(rows).round(4)
+    RESULTS.mkdir(exist_ok=True)
+    table[["settings", *table.columns.drop("settings")]].to_csv(RESULTS / f"settings-{method}.csv", index=False)
+    return table
 
 
-def ours(params: Params, name: str, settings: dict) -> dict[tuple[str, str], Tensor]:
-    """The edits of a clip by Tune-A-Video."""
-    edit = params.edit.model_copy(update={"guidance_scale": settings["guidance_scale"]})
-    return sample(params.model_copy(update={"edit": edit}), name, *tuned_at(settings["learning_rate"], name))
+def edits_at(method: str, params: Params, settings: dict, entry: ClipEntry) -> dict[str, Piece]:
+    """The edits of a clip by a method with other settings than those of params.yaml."""
+    if method != OURS:
+        own = {method: {**params.peers.get(method, {}), **settings}}
+        return peers_at(json.dumps(own)).edits(method, entry)
+    ours = method_at(settings["learning_rate"], settings["guidance_scale"])
+    return {edit: ours.edit(entry, prompt) for edit, prompt in entry.edits.items()}
 
 
 @lru_cache(maxsize=1)
-def tuned_at(rate: float, name: str) -> tuple[TuneAVideoPipeline, Tensor]:
-    """The model tuned on a development clip at a learning rate, and the clip's noise."""
-    params = with_clips(load_params(), LIST)
-    return tuned(params.model_copy(update={"tune": params.tune.model_copy(update={"learning_rate": rate})}), name)
+def method_at(rate: float, scale: float) -> Method:
+    """Our method at another learning rate and guidance scale."""
+    params = load_params()
+    tune = params.tune.model_copy(update={"learning_rate": rate})
+    edit = params.edit.model_copy(update={"guidance_scale": scale})
+    return Method(params.model_copy(update={"tune": tune, "edit": edit}))
 
 
-def theirs(method: str, pipe, params: Params, name: str, settings: dict) -> dict[tuple[str, str], Tensor]:
-    """The edits of a clip by a peer method."""
-    pipe.set_progress_bar_config(disable=True)
-    params = params.model_copy(update={"baselines": {method: {**params.baselines.get(method, {}), **settings}}})
-    entry, clip = params.clips[name], read_source(params, name)
-    prompts = entry.edits.items()
-    return {(name, edit): edit_as(method, pipe, params, clip, entry.caption, prompt) for edit, prompt in prompts}
+@lru_cache(maxsize=1)
+def peers_at(own: str) -> Peers:
+    """The peers with these settings, {peer: settings} as JSON."""
+    return Peers(load_params().model_copy(update={"peers": json.loads(own)}))
 
 
 def said(settings: dict) -> str:
@@ -111,9 +111,8 @@ def main() -> None:
         parser.error(f"no method {', '.join(sorted(unknown))}: there are {', '.join(TRIES)}")
     params = with_clips(load_params(), LIST)
     params = params.model_copy(update={"clips": dict(list(params.clips.items())[::2])})
-    scorer = evaluator(params, source=cache(lambda name: (read_source(params, name) + 1) / 2))
     for method in options.methods:
-        table = search(method, params, scorer)
+        table = search(method, params)
         table["worth"] = worth(table, method)
         measures = ["worth", "edit success", "motion correlation", "identity stability", "text alignment"]
         means = table.groupby("settings")[measures].mean().sort_values("worth", ascending=False)
@@ -121,5 +120,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    assert set(TRIES) == {OURS, *METHODS}
+    assert set(TRIES) == {OURS, *PEERS}
     main()

@@ -1,11 +1,9 @@
 """FateZero: attention maps that are kept from the inversion and fused into those of the edit."""
 
 import math
-from collections import defaultdict, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from difflib import SequenceMatcher
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,25 +12,22 @@ from einops import rearrange
 from torch import Tensor
 
 from peers._attention import MapAttnProcessor, processors, transformer_blocks
-from peers._ddim import encode, sample
+from peers._ddim import Sampling, encode, inversion, sample, schedule
 from tav.pipeline import TuneAVideoPipeline
 
 
 def edit(
     pipe: TuneAVideoPipeline,
     clip: Tensor,
-    source_caption: str,
-    edit_prompt: str,
+    caption: str,
+    prompts: Iterable[str],
+    sampling: Sampling,
     *,
-    steps: int,
-    guidance_scale: float,
-    seed: int,
-    negative_prompt: str = "",
     cross_share: float = 0.8,
     self_share: float = 0.8,
     threshold: float = 0.3,
     max_tokens: int = 32**2,
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Invert with the source caption, keep the attention maps, and fuse them into the edit's. Nothing is random.
 
     Qi et al., FateZero, arXiv 2303.09535. Inversion attention fusion: words that the edit prompt shares with the source
@@ -47,25 +42,39 @@ def edit(
 
     cross_share, self_share: shares of the steps, from the first on, in which maps are fused (released defaults).
     threshold: of M, relative to each frame's largest value. 1 takes all self-attention from the source; below 0, none.
-    max_tokens: maps of more queries than this are not kept and not fused (released behaviour), to save memory: kept are
-        n (2 n + words) numbers per head, frame, layer and step, in main memory, until another clip is inverted.
+    max_tokens: maps of more queries than this are not fused (released behaviour).
+
+    The original keeps the maps of all steps, n (2 n + words) numbers per head, frame, layer and step: hundreds of GB
+    for 32 frames of 512x512. Here the source's maps are made anew before each step, from the latents that the inversion
+    showed the UNet: one more pass of the source per fused step, half as much again as guided sampling takes, and the
+    maps of one step in main memory, 6 GB there in half precision and 12 in float32.
     """
     latents = encode(pipe, clip)
-    fusion = _Fusion(pipe, source_caption, edit_prompt, latents, steps, cross_share, self_share, threshold)
     blocks = transformer_blocks(pipe.unet)
     attentions = [block.attn1 for block in blocks] + [block.attn2 for block in blocks]
-    with_maps = partial(MapAttnProcessor, pipe.num_frames, _own_and_middle, max_tokens)
-    asked = steps, source_caption, max_tokens, fusion.kept_steps
-    before, its_latents, inverted = getattr(pipe, "_fused_inversion", (None,) * 3)
-    if before == asked and torch.equal(its_latents, latents):  # the edits of a clip follow each other
-        noise, fusion.kept, fusion.cross = inverted
-    else:
-        pipe._fused_inversion = (None,) * 3  # the memory of the maps of the clip before
-        with processors(dict.fromkeys(attentions, with_maps(fusion.keep))):
-            noise = pipe.invert(latents, steps, source_caption)
-        pipe._fused_inversion = asked, latents, (noise, fusion.kept, fusion.cross)
-    with processors(dict.fromkeys(attentions, with_maps(fusion.fuse))):
-        return sample(pipe, noise, edit_prompt, steps, guidance_scale, negative_prompt, around=fusion.at)
+
+    def attend(change: Callable) -> AbstractContextManager:
+        maps = MapAttnProcessor(pipe.num_frames, _own_and_middle, max_tokens, change)
+        return processors(dict.fromkeys(attentions, maps))
+
+    with attend(lambda _attention, maps, _is_self: maps):
+        shown, noise = inversion(pipe, latents, sampling.steps, caption)
+    source_text = pipe.embed([caption])[0].repeat_interleave(pipe.num_frames, dim=0)
+    timesteps = schedule(pipe, sampling.steps).timesteps.tolist()
+    for prompt in prompts:
+        fusion = _Fusion(pipe.tokenizer, caption, prompt, latents.shape[-2:], threshold)
+
+        @contextmanager
+        def around(step: int, fusion: _Fusion = fusion) -> Iterator[None]:
+            done = step / sampling.steps
+            fusion.start_step(fuses_cross=done < cross_share, fuses_self=done < self_share)
+            if done < max(cross_share, self_share):
+                with attend(fusion.keep):
+                    pipe.unet(shown[timesteps[step]], timesteps[step], source_text)
+            with attend(fusion.fuse):
+                yield
+
+        yield sample(pipe, noise, prompt, sampling, around=around)
 
 
 def align(tokenizer, caption: str, prompt: str) -> tuple[list[int], list[int], list[int]]:
@@ -89,33 +98,29 @@ def _own_and_middle(x: Tensor) -> Tensor:
 
 
 class _Fusion:
-    """The source's maps, kept during its inversion, and what they change while the edit is sampled."""
+    """The source's attention maps of one step, and what they change in those of the edit."""
 
-    def __init__(self, pipe, source_caption, edit_prompt, latents, steps, cross_share, self_share, threshold):
-        self.in_source, self.in_edit, self.replaced = align(pipe.tokenizer, source_caption, edit_prompt)
-        self.size, self.threshold = latents.shape[-2:], threshold
-        self.share, self.steps = {True: self_share, False: cross_share}, steps
-        # Sampling meets the inversion's steps from the last one back, and its first ones not at all.
-        self.kept_steps = math.ceil(max(cross_share, self_share) * steps)
-        self.kept = defaultdict(lambda: deque(maxlen=self.kept_steps))
-        self.cross = []
-        self.step = 0
+    def __init__(self, tokenizer, caption: str, prompt: str, size: tuple[int, int], threshold: float):
+        self.in_source, self.in_edit, self.replaced = align(tokenizer, caption, prompt)
+        self.size, self.threshold = size, threshold
+        self.start_step(fuses_cross=False, fuses_self=False)
+
+    def start_step(self, fuses_cross: bool, fuses_self: bool) -> None:
+        """Forgets the maps of the step before; says which kinds are fused in this one."""
+        self.kept: dict[Attention, Tensor] = {}
+        self.cross: list[Attention] = []
+        self.fuses = {True: fuses_self, False: fuses_cross}
 
     def keep(self, attn: Attention, maps: Tensor, is_self: bool) -> Tensor:
-        if not is_self and attn not in self.kept:
+        if not is_self:
             self.cross.append(attn)
-        self.kept[attn].append(maps.cpu())
+        self.kept[attn] = maps.cpu()
         return maps
 
-    @contextmanager
-    def at(self, step: int) -> Iterator[None]:
-        self.step = step
-        yield
-
     def fuse(self, attn: Attention, maps: Tensor, is_self: bool) -> Tensor:
-        if self.step / self.steps >= self.share[is_self]:
+        if not self.fuses[is_self]:
             return maps
-        source = self.kept[attn][-1 - self.step].to(maps.device)
+        source = self.kept[attn].to(maps.device)
         edited = maps[-len(source) :]
         if is_self:
             fused = torch.where(self.mask(maps.shape[1], attn.heads).to(maps.device), edited, source)
@@ -130,7 +135,7 @@ class _Fusion:
             return torch.tensor(False)
         seen = []
         for attn in self.cross:
-            words = self.kept[attn][-1 - self.step][..., self.replaced].sum(-1)
+            words = self.kept[attn][..., self.replaced].sum(-1)
             h, w = _grid(words.shape[1], self.size)
             seen.append(rearrange(words, "(f e) (h w) -> f e h w", e=attn.heads, h=h, w=w).mean(1, keepdim=True))
         finest = max((x.shape[-2:] for x in seen), key=math.prod)

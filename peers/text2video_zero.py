@@ -1,9 +1,12 @@
 """Text2Video-Zero: frames that attend to the first frame, with no tuning."""
 
+from collections.abc import Iterable, Iterator
+from functools import partial
+
 from torch import Tensor
 
 from peers._attention import processors, transformer_blocks
-from peers._ddim import encode, invert, noise_of
+from peers._ddim import Sampling, encode, invert, noise_of, sample_by_pipeline
 from tav.model import ClipAttnProcessor
 from tav.pipeline import TuneAVideoPipeline
 
@@ -11,15 +14,12 @@ from tav.pipeline import TuneAVideoPipeline
 def edit(
     pipe: TuneAVideoPipeline,
     clip: Tensor,
-    source_caption: str,
-    edit_prompt: str,
+    caption: str,
+    prompts: Iterable[str],
+    sampling: Sampling,
     *,
-    steps: int,
-    guidance_scale: float,
-    seed: int,
-    negative_prompt: str = "",
     captioned_inversion: bool = True,
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Invert and sample with self-attention whose keys and values are the first frame's. Nothing is random.
 
     Khachatryan et al., Text2Video-Zero, arXiv 2303.13439, "Reprogramming Cross-Frame Attention": frame k attends by
@@ -29,11 +29,14 @@ def edit(
     model, inverted noise carries them. Left out is what only its generation from text has: latents that are warped
     along a motion, and background smoothing.
 
-    captioned_inversion: invert with the source caption, or with the empty prompt.
+    captioned_inversion: invert with the caption, or with the empty prompt.
     """
     latents = encode(pipe, clip)
     to_first = ClipAttnProcessor(pipe.num_frames, "first")
-    with processors({block.attn1: to_first for block in transformer_blocks(pipe.unet)}):
-        noise = noise_of(invert(pipe, latents, steps, source_caption if captioned_inversion else "", "first"))
-        settings = {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
-        return pipe(edit_prompt, noise, steps, output_type="pt", **settings).frames[0]
+    attend_to_first = partial(processors, {block.attn1: to_first for block in transformer_blocks(pipe.unet)})
+    with attend_to_first():
+        noise = noise_of(invert(pipe, latents, sampling.steps, caption if captioned_inversion else ""))
+    for prompt in prompts:
+        with attend_to_first():
+            frames = sample_by_pipeline(pipe, noise, prompt, sampling)
+        yield frames

@@ -1,0 +1,1 @@
+"""Speed, memory and settings, measured: see README.md here."""

@@ -1,0 +1,165 @@
+"""The method's pieces: a clip's frames, its posterior, the tuned weights, the inverted noise, and frames of edits."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+from measures.clips import ClipEntry
+from studies.digests import digest_of_model
+from studies.models import label, load_model, load_weights, save_tensors, save_weights, tune_with_progress
+from studies.settings import Params
+from studies.sources import needs_of_source, read_source, source_frames
+from studies.store import Piece, Store
+from tav.checkpoint import read_safetensors
+from tav.clip import write_frames
+from tav.pipeline import TuneAVideoPipeline
+
+SAME_RESULT = {"save_every", "gradient_checkpointing"}  # of `tune`: they change its cost alone
+
+
+class Method:
+    """Tune-A-Video as params.yaml sets it: every piece of a clip, taken from the store or made.
+
+    A model is loaded when the first piece is missing, and kept for the next ones.
+    """
+
+    def __init__(self, params: Params, store: Store | None = None):
+        self.params, self.store = params, store or Store()
+        self._pipe: TuneAVideoPipeline | None = None
+        self._weights = ""  # the digest of the tuned weights that it has now
+
+    def source(self, entry: ClipEntry) -> Piece:
+        """The frames of a clip as pictures: what it is compared with, and what peers and conditions are shown."""
+        return source_frames(self.params, entry, self.store)
+
+    def posterior(self, entry: ClipEntry) -> Piece:
+        """The VAE's posterior of a clip: posterior.safetensors with `parameters`, f 2c h w."""
+        needs = {"source": needs_of_source(self.params, entry), "model": needs_of_image_model(self.params)}
+
+        def make(folder: Path) -> None:
+            self._pipe = self._pipe or load_model(self.params)
+            make_posterior(folder, self._pipe, read_source(self.params, entry))
+
+        return self.store.take("posterior", needs, (make_posterior, read_source, load_model), make)
+
+    def tuned(self, entry: ClipEntry) -> Piece:
+        """The weights tuned on a clip, tuned.safetensors (of the whole UNet if all of it is tuned), and losses.csv."""
+        posterior = self.posterior(entry)
+        needs = self._needs_of_model() | {"posterior": posterior.digest, "caption": entry.caption}
+        needs["tune"] = self.params.tune.model_dump(exclude=SAME_RESULT)
+
+        def make(folder: Path) -> None:
+            self._pipe, self._weights = load_model(self.params), ""  # whose weights are the image model's still
+            make_tuned(folder, self._pipe, posterior.folder, entry.caption, self.params)
+
+        return self.store.take("tuned", needs, (make_tuned, load_model), make)
+
+    def noise(self, entry: ClipEntry) -> Piece:
+        """The noise f c h w that a clip inverts to under its tuned weights: inverted.safetensors with `noise`."""
+        posterior = self.posterior(entry)
+        needs = self.needs(entry) | {"posterior": posterior.digest, "invert": self.params.invert.model_dump()}
+
+        def make(folder: Path) -> None:
+            make_noise(folder, self.pipe_on(entry, "invert"), posterior.folder, self.params.invert.steps)
+
+        return self.store.take("noise", needs, (make_noise, load_model, load_weights), make)
+
+    def reconstruction(self, entry: ClipEntry) -> Piece:
+        """Frames sampled back from the inverted noise, by the caption and unguided: what is lost here stays lost."""
+        settings = {"num_inference_steps": self.params.invert.steps, "guidance_scale": 1.0}
+        return self._sampled(entry, entry.caption, {"noise": self.noise(entry).digest}, settings)
+
+    def edit(self, entry: ClipEntry, prompt: str, noise: str = "") -> Piece:
+        """Frames of a clip's edit. noise: "inverted" or "random"; by default what edit.noise says."""
+        settings = {"num_inference_steps": self.params.edit.steps, **guidance(self.params)}
+        return self._sampled(entry, prompt, self.start(entry, noise), settings)
+
+    def start(self, entry: ClipEntry, noise: str = "") -> dict:
+        """What names the noise that sampling starts from, among the needs of a piece; `noise` as in `edit`."""
+        if (noise or self.params.edit.noise) == "random":
+            return {"seed": self.params.tune.seed}
+        return {"noise": self.noise(entry).digest}
+
+    def start_noise(self, entry: ClipEntry, start: Mapping) -> Tensor:
+        """The noise f c h w that a `start` names; random noise is drawn on the CPU from its seed."""
+        if "noise" in start:
+            return read_safetensors(self.noise(entry).folder / "inverted.safetensors")["noise"]
+        parameters = read_safetensors(self.posterior(entry).folder / "posterior.safetensors")["parameters"]
+        shape = parameters.chunk(2, dim=1)[0].shape
+        return torch.randn(shape, generator=torch.Generator().manual_seed(start["seed"]))
+
+    def pipe_on(self, entry: ClipEntry, task: str) -> TuneAVideoPipeline:
+        """The pipeline with the weights tuned on a clip; its progress bars say what it is about to do."""
+        weights = self.tuned(entry)
+        if self._weights != weights.digest:
+            whole = self.params.tune.tuned == "everything"
+            if whole or self._pipe is None:
+                self._pipe = load_model(self.params)
+            load_weights(self._pipe, weights.folder / "tuned.safetensors", whole)
+            self._weights = weights.digest
+        label(self._pipe, task)
+        return self._pipe
+
+    def needs(self, entry: ClipEntry) -> dict:
+        """What everything depends on that is made with the weights tuned on a clip."""
+        return self._needs_of_model() | {"weights": self.tuned(entry).digest}
+
+    def _sampled(self, entry: ClipEntry, prompt: str, start: dict, settings: dict) -> Piece:
+        needs = self.needs(entry) | {"prompt": prompt, "start": start, "settings": settings}
+
+        def make(folder: Path) -> None:
+            noise = self.start_noise(entry, start)
+            make_frames(folder, self.pipe_on(entry, f"edit: {prompt}"), prompt, noise, settings)
+
+        return self.store.take("frames", needs, (make_frames, load_model, load_weights), make)
+
+    def _needs_of_model(self) -> dict:
+        """What the inflated model depends on; the seed is that of T-Attn's first weights."""
+        inflated = {"inflate": self.params.inflate.model_dump(), "num_frames": self.params.clip.num_frames}
+        return {"model": needs_of_image_model(self.params), **inflated, "seed": self.params.tune.seed}
+
+
+def make_posterior(folder: Path, pipe: TuneAVideoPipeline, clip: Tensor) -> None:
+    """Encodes a clip f 3 h w in [-1, 1]."""
+    save_tensors(folder / "posterior.safetensors", parameters=pipe.encode_posterior(clip).parameters)
+
+
+def make_tuned(folder: Path, pipe: TuneAVideoPipeline, posterior: Path, caption: str, params: Params) -> None:
+    """Tunes `pipe` on a clip's posterior; goes on with what an interrupted run left in `folder`."""
+    state = folder / "state.safetensors"
+    losses = tune_with_progress(pipe, read_posterior(posterior, pipe), caption, params.tune, state)
+    save_weights(pipe, folder / "tuned.safetensors", params.tune.tuned == "everything")
+    with (folder / "losses.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("step", "loss"), *losses])
+    state.unlink(missing_ok=True)
+
+
+def make_noise(folder: Path, pipe: TuneAVideoPipeline, posterior: Path, steps: int) -> None:
+    """Inverts the mode of a clip's posterior."""
+    latents = pipe.scale(read_posterior(posterior, pipe).mode())
+    save_tensors(folder / "inverted.safetensors", noise=pipe.invert(latents, num_inference_steps=steps))
+
+
+def make_frames(folder: Path, pipe: TuneAVideoPipeline, prompt: str, noise: Tensor, settings: dict) -> None:
+    """Samples a prompt's clip from noise f c h w."""
+    write_frames(folder, pipe(prompt, noise, output_type="pt", **settings).frames[0])
+
+
+def read_posterior(folder: Path, pipe: TuneAVideoPipeline) -> DiagonalGaussianDistribution:
+    """The posterior in a piece, on the model's device."""
+    parameters = read_safetensors(folder / "posterior.safetensors")["parameters"]
+    return DiagonalGaussianDistribution(parameters.to(pipe.device))
+
+
+def guidance(params: Params) -> dict:
+    """The settings of `edit` that guide sampling, as the pipeline takes them."""
+    return {"guidance_scale": params.edit.guidance_scale, "negative_prompt": params.edit.negative_prompt}
+
+
+def needs_of_image_model(params: Params) -> dict:
+    """What the image model depends on: its weights' digest or revision, what is merged into them, and their dtype."""
+    return {"of": digest_of_model(params.model), "lora": digest_of_model(params.lora), "dtype": params.memory.dtype}

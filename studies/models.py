@@ -1,0 +1,97 @@
+"""The models of params.yaml, loaded, tuned with a progress bar, and their tuned weights in and out."""
+
+import os
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.utils import logging as diffusers_logging
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers.utils import logging
+
+from studies.settings import Inflate, Params, Tune
+from tav.checkpoint import load_tuned, read_safetensors, save_tuned
+from tav.errors import InputError
+from tav.pipeline import TuneAVideoPipeline, load_pipeline
+from tav.tune import tune
+
+DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def load_model(params: Params) -> TuneAVideoPipeline:
+    """The inflated model on its device, set up to give the same numbers every time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is not deterministic
+    logging.disable_progress_bar()  # what is worth a line, such as a caption that is cut, tav says itself
+    logging.set_verbosity_error()
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
+    device = chosen_device(params)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    settings = params.inflate.model_dump() | {"seed": params.tune.seed, "lora": params.lora}
+    settings |= {"frames_at_once": params.memory.attention_frames, "dtype": DTYPES[params.memory.dtype]}
+    pipe = load_pipeline(params.model, params.clip.num_frames, **settings)
+    pipe.vae_frames = params.memory.vae_frames
+    (pipe.unet if params.memory.offload else pipe).to(device)
+    pipe.unet.to(memory_format=torch.channels_last)  # a tuning step is 8 % faster with it (benchmarks/results)
+    return pipe
+
+
+def chosen_device(params: Params) -> str:
+    """The device that params.yaml asks for; InputError if it is a GPU and there is none."""
+    if params.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device is cuda, but no GPU can be used: set device to auto or cpu in params.yaml")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+
+
+def load_image_model(params: Params) -> TuneAVideoPipeline:
+    """The model as it is before it is inflated, which is what peer methods start from."""
+    image_model = Inflate(norm="frame", attention="own", temporal=False, temporal_conv=False)
+    return load_model(params.model_copy(update={"inflate": image_model}))
+
+
+def tune_with_progress(
+    pipe: TuneAVideoPipeline,
+    posterior: DiagonalGaussianDistribution,
+    caption: str,
+    settings: Tune,
+    state: Path | None = None,
+) -> list[tuple[int, float]]:
+    """Tunes `pipe` on a clip's posterior with a progress bar; returns (step, loss). state: see `tav.tune.tune`."""
+    steps = tune(pipe, posterior, caption, state=state, **settings.model_dump())
+    losses = []
+    with tqdm(steps, f"tune: {caption}", settings.steps, disable=_quiet()) as bar:
+        for step, loss in bar:
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            losses.append((step, loss))
+    return losses
+
+
+def save_weights(pipe: TuneAVideoPipeline, path: Path, whole: bool) -> None:
+    """Writes the tuned weights, or with `whole` all of the UNet's."""
+    if whole:
+        save_tensors(path, **dict(pipe.unet.named_parameters()))
+    else:
+        save_tuned(pipe, path)
+
+
+def load_weights(pipe: TuneAVideoPipeline, path: Path, whole: bool) -> None:
+    """Puts what `save_weights` wrote into `pipe`."""
+    if whole:
+        pipe.unet.load_state_dict(read_safetensors(path))
+    else:
+        load_tuned(pipe, path)
+
+
+def save_tensors(path: Path, **tensors: Tensor) -> None:
+    """Writes tensors by their names as a safetensors file."""
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
+
+
+def label(pipe: TuneAVideoPipeline, text: str) -> None:
+    """What the progress bars of `pipe` say from now on."""
+    pipe.set_progress_bar_config(desc=text, disable=_quiet())
+
+
+def _quiet() -> bool | None:
+    return bool(os.environ.get("TQDM_DISABLE")) or None  # None: tqdm shows a bar on a terminal only
