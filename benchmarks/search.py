@@ -26,6 +26,7 @@ from studies.peers import Peers
 from studies.scores import Scores
 from studies.settings import Params, load_params
 from studies.store import Piece
+from tav.clip import read_frames
 
 RESULTS = Path(__file__).parent / "results"
 LIST, OURS = "data/development.yaml", "tune-a-video"
@@ -54,7 +55,8 @@ TRIES = {  # eight each
 
 def search(method: str, params: Params) -> pd.DataFrame:
     """The scores of all tries of a method, a row per clip, try and edit; also in benchmarks/results."""
-    scores, rows = Scores(params), []
+    sources = Method(params)
+    scores, rows = Scores(params, lambda name: read_frames(sources.source(params.clips[name]).folder)), []
     for name, entry in params.clips.items():
         for settings in TRIES[method]:
             pieces = edits_at(method, params, settings, entry)

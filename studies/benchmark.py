@@ -16,6 +16,7 @@ from studies.method import Method
 from studies.peers import Peers
 from studies.scores import Scores
 from studies.settings import Params, explain, read_yaml
+from tav.clip import read_frames
 from tav.errors import InputError
 
 KEPT = Path("reports/benchmark")
@@ -59,7 +60,7 @@ def made_with(params: Params) -> dict:
 def score_clip(params: Params, name: str) -> pd.DataFrame:
     """A row per method and edit of a clip, as `Scores.table` gives it, to four digits."""
     entry, method, peers = params.clips[name], Method(params), Peers(params)
-    scores = Scores(params, {name: entry})
+    scores = Scores(params, source=lambda _: read_frames(method.source(entry).folder))
     ours = Stored({(name, edit): method.edit(entry, prompt).folder for edit, prompt in entry.edits.items()})
     edits = trivial(ours, scores.source) | {METHOD: ours}
     for peer in params.peers:

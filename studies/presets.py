@@ -1,18 +1,52 @@
-"""params.yaml for another scale, in one command: the miniature, the paper's setting, the released demo."""
+"""params.yaml for another scale, in one command: params/miniature.yaml under an overlay that names what it changes."""
 
-import shutil
+from io import StringIO
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
+from measures.clips import Section
+from studies.settings import Params
 from tav.errors import InputError
+
+FOLDER, BASE, LAST = Path("params"), "miniature", "last"
+UNDER = "over"  # the setting of an overlay that names another one to lay it over
 
 
 def use(preset: str) -> None:
-    """Makes params/<preset>.yaml the params.yaml; one that is none of the presets is kept as params/last.yaml."""
-    presets, now = {path.stem: path for path in Path("params").glob("*.yaml")}, Path("params.yaml")
+    """Makes a preset the params.yaml; a params.yaml that is none of the presets is kept as params/last.yaml."""
+    presets, now = sorted(path.stem for path in FOLDER.glob("*.yaml")), Path("params.yaml")
     if preset not in presets:
-        raise InputError(f"params has no {preset}.yaml: there are {', '.join(sorted(presets)) or 'no presets here'}")
-    wanted = presets[preset].read_bytes()  # before params/last.yaml, which may be the one, is written anew
-    if now.is_file() and now.read_bytes() not in [path.read_bytes() for path in presets.values()]:
-        shutil.copyfile(now, "params/last.yaml")
-        print("what params.yaml was is in params/last.yaml: `python -m studies use last` brings it back")
-    now.write_bytes(wanted)
+        raise InputError(f"params has no {preset}.yaml: there are {', '.join(presets) or 'no presets here'}")
+    wanted = compose(preset)  # before params/last.yaml, which may be the one, is written anew
+    if now.is_file() and now.read_text() not in [compose(name) for name in presets if name != LAST]:
+        (FOLDER / f"{LAST}.yaml").write_text(now.read_text())
+        print(f"what params.yaml was is in params/{LAST}.yaml: `python -m studies use {LAST}` brings it back")
+    now.write_text(wanted)
+
+
+def compose(preset: str) -> str:
+    """The text of a params.yaml: the base's with the settings, and the comment at the top, of an overlay.
+
+    Sections take single settings; what maps names of the user's (clips, variants, ...) is taken whole.
+    """
+    path = FOLDER / f"{preset}.yaml"
+    if preset in (BASE, LAST):
+        return path.read_text()
+    yaml = YAML()
+    yaml.width = 4096  # a prompt is one line
+    yaml.preserve_quotes = True
+    overlay = yaml.load(path)
+    settings = yaml.load(compose(overlay.pop(UNDER, BASE)))
+    for name, value in overlay.items():
+        if name not in Params.model_fields:
+            raise InputError(f"{path}: {name} is not a setting: params.yaml takes {', '.join(Params.model_fields)}")
+        kind = Params.model_fields[name].annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            settings[name].update(value)
+        else:
+            settings[name] = value
+    settings.ca.comment = overlay.ca.comment
+    text = StringIO()
+    yaml.dump(settings, text)
+    return text.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from torch import Tensor
 
-from measures.clips import ClipEntry
 from measures.tables import Stored
 from studies.digests import digest_of_model, digest_of_truth
 from studies.settings import Params
-from studies.sources import source_frames
 from studies.store import Store
 from tav.clip import read_frames, to_pictures
 
@@ -30,13 +28,15 @@ FILE = "scores.json"
 class Scores:
     """Scores edits of clips as params.yaml's `score` says, by `Evaluator`, whose models are loaded when needed."""
 
-    def __init__(self, params: Params, clips: Mapping[str, ClipEntry] | None = None, store: Store | None = None):
-        """clips: those whose edits are scored; by default those of params.yaml."""
-        self.params, self.clips, self.store = params, params.clips if clips is None else clips, store or Store()
-        self.source = cache(self._read_source)
+    def __init__(self, params: Params, source: Callable[[str], Tensor] | None = None, store: Store | None = None):
+        """source: name of a clip -> its frames, f 3 h w in [0, 1]; by default those that the stage `tune` kept."""
+        self.params, self.clips, self.store = params, params.clips, store or Store()
+        self.source = cache(source or (lambda clip: read_frames(f"results/tune/{clip}/source")))
+        self._digest_of_source = cache(lambda clip: _digest(self.source(clip)))
 
     @cached_property
     def evaluator(self) -> Evaluator:
+        """What takes the measures of edits that have none yet."""
         from measures.evaluate import Evaluator  # seconds that a table of scores that are there does not need
 
         return Evaluator(self.clips, self.source, **self.params.score.model_dump(), device=self.params.device)
@@ -58,7 +58,7 @@ class Scores:
     def score(self, clip: str, edit: str, frames: Tensor) -> dict[str, float]:
         """Every measure of one edit, frames f 3 h w in [0, 1]; those that cannot be taken are nan or not there."""
         entry = self.clips[clip]
-        needs = {"frames": _digest(frames), "source": self._source_digest(clip), "models": self._models}
+        needs = {"frames": _digest(frames), "source": self._digest_of_source(clip), "models": self._models}
         needs |= {"prompt": entry.edits[edit], "caption": entry.caption, "truth": digest_of_truth(entry.source.path)}
         needs |= entry.source.model_dump(exclude={"path"})
 
@@ -79,13 +79,6 @@ class Scores:
             f"{why} edit success, identity stability and motion correlation are not measured, and claims that "
             "rest on them alone stay open. What CLIP, flow and tracks give needs neither judge nor truth."
         )
-
-    def _read_source(self, clip: str) -> Tensor:
-        """The frames of a clip, f 3 h w in [0, 1], as pictures hold them."""
-        return read_frames(source_frames(self.params, self.clips[clip], self.store).folder)
-
-    def _source_digest(self, clip: str) -> str:
-        return source_frames(self.params, self.clips[clip], self.store).digest
 
     @cached_property
     def _models(self) -> dict:

@@ -18,7 +18,7 @@ from measures.score import ClipScorer, PickScorer, frame_consistency
 from tav.clip import read_frames, write_clip, write_frames
 from tav.errors import InputError
 from tests import tiny
-from tests.measures.test_paper_scores import save_pick, save_processor
+from tests.studies.test_scores import save_pick, save_processor
 from tests.tiny_clip import save_clip
 
 HEADER = "Video name,Our GT caption,Style Change Caption,Object Change Caption,Background Change Caption,"

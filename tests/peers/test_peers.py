@@ -15,12 +15,12 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from peers import METHODS, defaults
+from peers import PEERS, Sampling, defaults
 from peers._attention import decoder_layers, processors, transformer_blocks
 from peers._ddim import encode, invert, noise_of, sample
-from peers.attention_fusion import _Fusion, align
-from peers.feature_propagation import _PropagatedAttnProcessor
+from peers.fatezero import _Fusion, align
 from peers.plug_and_play import injection
+from peers.tokenflow import _PropagatedAttnProcessor
 from tav import load_pipeline
 from tav.errors import InputError
 from tav.model import ClipAttnProcessor
@@ -98,9 +98,15 @@ def video_pipeline(tmp_path_factory):
 
 
 def run(method, pipe, clip=None, caption=CAPTION, prompt=PROMPT, **settings):
-    settings = {"steps": 4, "guidance_scale": 4.0, "seed": 0} | settings
+    return next(run_all(method, pipe, [prompt], clip, caption, **settings))
+
+
+def run_all(method, pipe, prompts, clip=None, caption=CAPTION, **settings):
+    """The edits of a clip, one after the other."""
+    common = {"steps": 4, "guidance_scale": 4.0, "seed": 0, "negative_prompt": ""}
+    sampling = Sampling(**{name: settings.pop(name, value) for name, value in common.items()})
     clip = tiny.moving_square(FRAMES) if clip is None else clip
-    return METHODS[method](pipe, clip, caption, prompt, **settings)
+    return PEERS[method].edit(pipe, clip, caption, prompts, sampling, **settings)
 
 
 def changed_frames(method, pipe, frame, **settings):
@@ -120,7 +126,7 @@ def traces(pipe):
     return hooks, attention, [parameter.clone() for parameter in pipe.unet.parameters()]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PEERS)
 def test_every_method_makes_the_same_frames_again_and_leaves_the_model_as_it_was(method, pipe, adapter):
     settings = {"negative_prompt": "the"} | ({"model": adapter} if method == "text-to-video" else {})
     hooks, attention, weights = traces(pipe)
@@ -132,7 +138,7 @@ def test_every_method_makes_the_same_frames_again_and_leaves_the_model_as_it_was
     assert all(torch.equal(*pair) for pair in zip(weights, traces(pipe)[2], strict=True))
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("sdedit", "text-to-video")])
+@pytest.mark.parametrize("method", [name for name in PEERS if name not in ("sdedit", "text-to-video")])
 def test_a_method_that_fails_half_way_leaves_the_model_as_it_was(method, pipe):
     hooks, attention, _ = traces(pipe)
     calls = []
@@ -149,7 +155,7 @@ def test_a_method_that_fails_half_way_leaves_the_model_as_it_was(method, pipe):
     assert traces(pipe)[:2] == (hooks, attention)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "text-to-video"])
+@pytest.mark.parametrize("method", [name for name in PEERS if name != "text-to-video"])
 def test_an_inflated_model_is_refused(method, model):
     image_model = {"norm": "frame", "attention": "own", "temporal": False}
     for inflation in ({"norm": "clip"}, {"attention": "first"}, {"temporal": True}):
@@ -160,7 +166,28 @@ def test_an_inflated_model_is_refused(method, model):
 
 def test_defaults_are_a_methods_own_settings():
     assert defaults("sdedit") == {"strength": 0.5}
-    assert all("negative_prompt" not in defaults(method) and "seed" not in defaults(method) for method in METHODS)
+
+
+@pytest.mark.parametrize("method", [name for name in PEERS if name not in ("sdedit", "text-to-video")])
+def test_a_clip_is_inverted_once_whatever_the_prompts_and_an_edit_does_not_depend_on_those_before(method, pipe):
+    calls = []
+    handle = pipe.unet.register_forward_hook(lambda *_: calls.append(1))
+    prompts = [PROMPT, "a the and", CAPTION]
+    together, counts = [], []
+    for frames in run_all(method, pipe, prompts):
+        together.append(frames)
+        counts.append(len(calls))
+    handle.remove()
+    assert counts[1] - counts[0] == counts[2] - counts[1] == counts[0] - 4
+    for prompt, frames in zip(prompts, together, strict=True):
+        assert torch.equal(frames, run(method, pipe, prompt=prompt))
+
+
+def test_nothing_is_kept_with_the_pipeline(pipe, adapter):
+    before = set(vars(pipe))
+    for method in PEERS:
+        run(method, pipe, **({"model": adapter} if method == "text-to-video" else {}))
+    assert set(vars(pipe)) == before
 
 
 def test_an_inversion_keeps_the_latents_of_every_timestep(pipe):
@@ -175,12 +202,12 @@ def test_an_inversion_keeps_the_latents_of_every_timestep(pipe):
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 def test_sampling_beside_a_source_that_gives_nothing_is_the_pipelines_sampling(pipe, guidance_scale):
     source = invert(pipe, encode(pipe, tiny.moving_square(FRAMES)), 4, "")
-    ours = sample(pipe, noise_of(source), PROMPT, 4, guidance_scale, "the", source=source)
+    ours = sample(pipe, noise_of(source), PROMPT, Sampling(4, guidance_scale, 0, "the"), source=source)
     settings = {"guidance_scale": guidance_scale, "negative_prompt": "the", "output_type": "pt"}
     assert torch.allclose(ours, pipe(PROMPT, noise_of(source), 4, **settings).frames[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["plug-and-play", "feature-propagation"])
+@pytest.mark.parametrize("method", ["plug-and-play", "tokenflow"])
 @pytest.mark.parametrize("captioned", [True, False])
 def test_the_source_runs_beside_its_edit_at_the_same_timestep_with_its_own_prompt(pipe, method, captioned):
     source = invert(pipe, encode(pipe, tiny.moving_square(FRAMES)), 4, CAPTION if captioned else "")
@@ -296,16 +323,16 @@ def test_the_layers_are_the_papers_in_stable_diffusion(pipe):
         run("plug-and-play", pipe, layer=4)
 
 
-# first_frame_attention
+# text2video_zero
 
 
 def test_a_frame_depends_on_itself_and_the_first_one_only(pipe):
-    assert changed_frames("first-frame-attention", pipe, 2) == {2}
-    assert changed_frames("first-frame-attention", pipe, 0) == set(range(FRAMES))
+    assert changed_frames("text2video-zero", pipe, 2) == {2}
+    assert changed_frames("text2video-zero", pipe, 0) == set(range(FRAMES))
     assert changed_frames("per-frame", pipe, 0) == {0}
 
 
-# attention_fusion
+# fatezero
 
 
 def test_fusion_of_the_source_caption_reproduces_the_reconstruction(pipe):
@@ -314,7 +341,7 @@ def test_fusion_of_the_source_caption_reproduces_the_reconstruction(pipe):
     settings = {"prompt": CAPTION, "guidance_scale": 1.0, "steps": 10}
 
     def error(share):
-        frames = run("attention-fusion", pipe, clip, cross_share=share, self_share=share, **settings)
+        frames = run("fatezero", pipe, clip, cross_share=share, self_share=share, **settings)
         return (frames - reconstruction).abs().mean()
 
     assert error(1.0) < 0.5 * error(0.0)
@@ -322,24 +349,24 @@ def test_fusion_of_the_source_caption_reproduces_the_reconstruction(pipe):
 
 def test_without_fusion_maps_and_plain_attention_agree(pipe):
     nothing = {"cross_share": 0, "self_share": 0}
-    by_maps = run("attention-fusion", pipe, **nothing)
-    assert torch.allclose(run("attention-fusion", pipe, **nothing, max_tokens=0), by_maps, atol=1e-4)
-    assert torch.allclose(run("attention-fusion", pipe, max_tokens=0), by_maps, atol=1e-4)  # nothing is kept
-    assert not torch.allclose(run("attention-fusion", pipe), by_maps, atol=1e-3)
+    by_maps = run("fatezero", pipe, **nothing)
+    assert torch.allclose(run("fatezero", pipe, **nothing, max_tokens=0), by_maps, atol=1e-4)
+    assert torch.allclose(run("fatezero", pipe, max_tokens=0), by_maps, atol=1e-4)  # nothing is kept
+    assert not torch.allclose(run("fatezero", pipe), by_maps, atol=1e-3)
 
 
 def test_a_fused_frame_depends_on_itself_and_the_middle_one_only(pipe):
-    assert changed_frames("attention-fusion", pipe, 3) == {3}
-    assert changed_frames("attention-fusion", pipe, 1) == set(range(FRAMES))
+    assert changed_frames("fatezero", pipe, 3) == {3}
+    assert changed_frames("fatezero", pipe, 1) == set(range(FRAMES))
 
 
 def test_the_threshold_decides_whose_self_attention_is_taken(pipe):
     self_only = {"cross_share": 0, "self_share": 1}
-    unfused = run("attention-fusion", pipe, cross_share=0, self_share=0)
-    assert torch.equal(run("attention-fusion", pipe, **self_only, threshold=-1), unfused)
-    source = run("attention-fusion", pipe, **self_only, threshold=1)
+    unfused = run("fatezero", pipe, cross_share=0, self_share=0)
+    assert torch.equal(run("fatezero", pipe, **self_only, threshold=-1), unfused)
+    source = run("fatezero", pipe, **self_only, threshold=1)
     assert not torch.allclose(source, unfused, atol=1e-3)
-    partly = run("attention-fusion", pipe, **self_only, threshold=0.9)
+    partly = run("fatezero", pipe, **self_only, threshold=0.9)
     assert not torch.allclose(partly, unfused, atol=1e-4) and not torch.allclose(partly, source, atol=1e-4)
 
 
@@ -357,8 +384,7 @@ def test_shared_words_are_aligned_and_replaced_ones_are_found(pipe):
 
 
 def test_the_mask_is_where_the_source_attends_to_the_replaced_words(pipe):
-    latents = torch.zeros(FRAMES, 4, 8, 6)
-    fusion = _Fusion(pipe, "a in the", "a and the", latents, 1, 1.0, 1.0, 0.3)
+    fusion = _Fusion(pipe.tokenizer, "a in the", "a and the", (8, 6), 0.3)
     attn = transformer_blocks(pipe.unet)[0].attn2
     maps = torch.zeros(FRAMES, attn.heads, 8, 6, 77)
     maps[..., 1] = 1.0  # a shared word
@@ -373,28 +399,41 @@ def test_the_mask_is_where_the_source_attends_to_the_replaced_words(pipe):
     assert fusion.mask(12, attn.heads).shape == (FRAMES * attn.heads, 12, 1)
 
 
-def test_shared_words_take_the_sources_map_of_the_same_timestep(pipe):
-    fusion = _Fusion(pipe, "a in the and", "a and the", torch.zeros(1, 4, 8, 8), 2, 1.0, 0.0, 0.3)
+def test_shared_words_take_the_sources_map(pipe):
+    fusion = _Fusion(pipe.tokenizer, "a in the and", "a and the", (8, 8), 0.3)
+    fusion.start_step(fuses_cross=True, fuses_self=False)
     attn = transformer_blocks(pipe.unet)[0].attn2
     generator = torch.Generator().manual_seed(0)
-    kept = [torch.rand(attn.heads, 64, 77, generator=generator) for _ in range(2)]
-    for maps in kept:
-        fusion.keep(attn, maps, False)
+    source = torch.rand(attn.heads, 64, 77, generator=generator)
+    fusion.keep(attn, source, False)
     maps = torch.rand(2 * attn.heads, 64, 77, generator=generator)  # of the negative prompt and of the edit prompt
-    for step, source in ((0, kept[1]), (1, kept[0])):
-        with fusion.at(step):
-            negative, edited = fusion.fuse(attn, maps, False).chunk(2)
-        assert torch.equal(negative, maps[: attn.heads])
-        assert torch.equal(edited[..., [0, 1, 3, 4, 5]], source[..., [0, 1, 3, 5, 6]])
-        assert torch.equal(edited[..., 2], maps[attn.heads :, :, 2])  # the new word keeps its own
+    negative, edited = fusion.fuse(attn, maps, False).chunk(2)
+    assert torch.equal(negative, maps[: attn.heads])
+    assert torch.equal(edited[..., [0, 1, 3, 4, 5]], source[..., [0, 1, 3, 5, 6]])
+    assert torch.equal(edited[..., 2], maps[attn.heads :, :, 2])  # the new word keeps its own
 
 
-# feature_propagation
+def test_the_source_is_shown_at_every_fused_step_as_in_its_inversion_and_one_step_of_maps_is_kept(pipe, monkeypatch):
+    shown, kept = [], []
+    handle = pipe.unet.register_forward_pre_hook(lambda _, args: shown.append(args))
+    keep = _Fusion.keep
+    monkeypatch.setattr(_Fusion, "keep", lambda self, *args: (keep(self, *args), kept.append(len(self.kept)))[0])
+    run("fatezero", pipe, cross_share=0.5, self_share=0.25)
+    handle.remove()
+    inverted, sampled = shown[:4], shown[4:]
+    source = [args for args in sampled if len(args[0]) == FRAMES]
+    assert len(source) == 2 and len(sampled) == 6
+    for (latents, timestep, _), (before, when, _) in zip(source, reversed(inverted), strict=False):
+        assert int(timestep) == int(when) and torch.equal(latents, before)
+    assert max(kept) == 2 * len(transformer_blocks(pipe.unet))
+
+
+# tokenflow
 
 
 def test_a_still_clip_stays_still(pipe):
     clip = tiny.moving_square(FRAMES)[:1].expand(FRAMES, -1, -1, -1)
-    frames = run("feature-propagation", pipe, clip, keyframe_interval=2)
+    frames = run("tokenflow", pipe, clip, keyframe_interval=2)
     assert torch.allclose(frames, frames[:1].expand_as(frames), atol=1e-4)
 
 
@@ -404,8 +443,8 @@ def test_with_all_frames_keyframes_it_is_joint_attention(pipe):
     joint = ClipAttnProcessor(FRAMES, "full")
     with processors({block.attn1: joint for block in transformer_blocks(pipe.unet)}):
         expected = pipe(PROMPT, noise, 4, guidance_scale=4.0, output_type="pt").frames[0]
-    assert torch.allclose(run("feature-propagation", pipe, keyframe_interval=1, **nothing), expected, atol=1e-4)
-    assert not torch.allclose(run("feature-propagation", pipe, keyframe_interval=2, **nothing), expected, atol=1e-3)
+    assert torch.allclose(run("tokenflow", pipe, keyframe_interval=1, **nothing), expected, atol=1e-4)
+    assert not torch.allclose(run("tokenflow", pipe, keyframe_interval=2, **nothing), expected, atol=1e-3)
 
 
 def test_the_source_attends_as_in_its_inversion(pipe):
@@ -422,9 +461,9 @@ def test_the_source_attends_as_in_its_inversion(pipe):
 
 def test_propagation_is_over_injection(pipe):
     nothing = {"feature_share": 0, "attention_share": 0, "keyframe_interval": 2}
-    without = run("feature-propagation", pipe, **nothing)
+    without = run("tokenflow", pipe, **nothing)
     for injected in ({"feature_share": 1}, {"attention_share": 1}):
-        assert not torch.allclose(run("feature-propagation", pipe, **nothing | injected), without, atol=1e-3)
+        assert not torch.allclose(run("tokenflow", pipe, **nothing | injected), without, atol=1e-3)
 
 
 def test_tokens_follow_the_sources_correspondence(pipe):
@@ -449,11 +488,11 @@ def test_every_interval_has_one_keyframe_which_changes_from_step_to_step(pipe, m
         "__init__",
         lambda self, num_frames, keyframes: (chosen.append(keyframes), build(self, num_frames, keyframes))[0],
     )
-    run("feature-propagation", pipe, keyframe_interval=3, steps=8)
+    run("tokenflow", pipe, keyframe_interval=3, steps=8)
     assert all(len(keyframes) == 2 and keyframes[0] in (0, 1, 2) and keyframes[1] == 3 for keyframes in chosen)
     assert len({keyframes[0] for keyframes in chosen}) > 1
     with pytest.raises(InputError, match="at least 1"):
-        run("feature-propagation", pipe, keyframe_interval=0)
+        run("tokenflow", pipe, keyframe_interval=0)
 
 
 # text_to_video
@@ -495,52 +534,12 @@ def test_text_to_video_refuses_a_clip_that_is_too_long(pipe, kind, longest, requ
         run("text-to-video", pipe, torch.zeros(10, 3, 16, 16), model=model, steps=1)
 
 
-def test_an_inversion_is_made_once_for_all_edits_of_a_clip(pipe):
-    calls = []
-    handle = pipe.unet.register_forward_hook(lambda *_: calls.append(1))
-    latents = encode(pipe, torch.full((FRAMES, 3, 32, 32), 0.5))
-    first = invert(pipe, latents, 4, CAPTION)
-    assert invert(pipe, latents.clone(), 4, CAPTION) is first and len(calls) == 4
-    for other in ((latents + 1e-3, 4, CAPTION), (latents, 3, CAPTION), (latents, 3, ""), (latents, 3, "", "first")):
-        before = len(calls)
-        invert(pipe, *other)
-        assert len(calls) == before + other[1]
-    handle.remove()
-
-
-def test_attention_fusion_inverts_once_for_all_edits_of_a_clip_and_makes_the_same_frames(pipe):
-    calls = []
-    handle = pipe.unet.register_forward_hook(lambda *_: calls.append(1))
-    clip, once, same = torch.full((FRAMES, 3, 32, 32), 0.25), 4, {"threshold": 0.6}
-    run("attention-fusion", pipe, clip)
-    assert len(calls) == 2 * once  # inversion and sampling, with both prompts in one batch
-    for other, changed in (
-        ({"prompt": "a the and"} | same, once),
-        ({"clip": clip + 0.1}, 2 * once),
-        ({"caption": "a circle"}, 2 * once),
-        ({"caption": "a circle", "max_tokens": 0}, 2 * once),
-        ({"caption": "a circle", "max_tokens": 0, "cross_share": 0.5, "self_share": 0.5}, 2 * once),
-        ({}, 2 * once),
-    ):
-        before = len(calls)
-        run("attention-fusion", pipe, **{"clip": clip} | other)
-        assert len(calls) - before == changed, other
-    handle.remove()
-    again = run("attention-fusion", pipe, clip, prompt="a the and", **same)
-    pipe._fused_inversion = (None,) * 3
-    assert torch.equal(run("attention-fusion", pipe, clip, prompt="a the and", **same), again)
-
-
 def test_a_text_to_video_model_is_loaded_once_for_all_edits(pipe, adapter, tmp_path):
     shutil.copytree(adapter, tmp_path / "first")
-    settings = {"model": str(tmp_path / "first"), "steps": 2}
-    frames = run("text-to-video", pipe, **settings)
+    drawn = run_all("text-to-video", pipe, [PROMPT, "the"], model=str(tmp_path / "first"), steps=2)
+    next(drawn)
     shutil.rmtree(tmp_path / "first")
-    run("text-to-video", pipe, prompt="the", **settings)
-    assert torch.equal(run("text-to-video", pipe, **settings), frames)
-    assert torch.equal(run("text-to-video", pipe, **settings | {"model": adapter}), frames)
-    with pytest.raises(InputError, match="cannot load"):  # the last one alone is kept
-        run("text-to-video", pipe, **settings)
+    assert torch.equal(next(drawn), run("text-to-video", pipe, prompt="the", model=adapter, steps=2))
 
 
 def test_text_to_video_without_a_model_says_what_to_give(pipe, tmp_path):

@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 
 from publish.notebook import run_notebook
 from tav.clip import write_frames
-from tests.measures.test_paper_scores import PUBLISHED, save_pick, save_processor
+from tests.studies.test_scores import PUBLISHED, save_pick, save_processor
 from tests.tiny_clip import save_clip
 
 ROOT = Path(__file__).parents[2]
@@ -41,13 +41,13 @@ def project(workplace, set_params, monkeypatch):
     }
     set_params({"clips": clips, "clip.size": [24, 40], "score.clip_model": "clip", "score.judge": ""})
     set_params({"ablation": {"own-frame-attention": {"inflate": {"attention": "own"}}}, "full_ablation": {}})
-    set_params({"baselines": {"per-frame": {"guidance_scale": 2.0}, "plug-and-play": {}}})
+    set_params({"peers": {"per-frame": {"guidance_scale": 2.0}, "plug-and-play": {}}})
     torch.manual_seed(0)
     for name, clip in clips.items():
         folders = [f"tune/{name}/source", f"invert/{name}/reconstruction", *(f"edit/{name}/{e}" for e in clip["edits"])]
         folders += [f"ablate/own-frame-attention/33/{name}/{edit}" for edit in clip["edits"]]
         folders += [
-            f"baseline/{peer}/{name}/{edit}" for peer in ("per-frame", "plug-and-play") for edit in clip["edits"]
+            f"peers/{peer}/{name}/{edit}" for peer in ("per-frame", "plug-and-play") for edit in clip["edits"]
         ]
         for folder in folders:
             write_frames(Path("results") / folder, torch.rand(4, 3, 24, 40))
@@ -157,10 +157,11 @@ def test_peers_are_scored_beside_the_method_and_a_kept_benchmark_is_read(project
     out = Path("results/notebooks/04_baselines")
     path = run_notebook("notebooks/04_baselines.py", out)
     assert told(path, NO_JUDGE) and told(
-        path, "Not among `baselines`, so that the claims against it are left out: text-to"
+        path, "Not among `peers`, so that the claims against it are left out: the text-to-v"
     )
     scores = pd.read_csv(out / "scores.csv")
-    names = ["Tune-A-Video", "per-frame", "plug-and-play", "the source clip itself", "one edited frame, repeated"]
+    names = ["Tune-A-Video", "DDIM inversion, frame by frame", "Plug-and-Play"]
+    names += ["the source clip itself", "one edited frame, repeated"]
     assert scores.groupby("method", sort=False).size().to_dict() == dict.fromkeys(names, 3)
     rows = json.loads((out / "metrics.json").read_text())
     assert len(rows) == 4  # of the paper's two peers one is there, and no judge
@@ -209,7 +210,7 @@ def test_without_variants_the_full_method_is_shown_alone(project, set_params):
 
 def test_without_peers_the_claims_against_them_are_left_out_in_words(project, set_params):
     """And EditBoard's measures stand in the table: FF-alpha of a source whose flow explains it, as noise's does not."""
-    set_params({"baselines": {}})
+    set_params({"peers": {}})
     for name in ("one", "two"):
         shutil.rmtree(f"results/tune/{name}/source")
         write_frames(f"results/tune/{name}/source", torch.rand(1, 3, 24, 40).expand(4, -1, -1, -1))
@@ -217,13 +218,13 @@ def test_without_peers_the_claims_against_them_are_left_out_in_words(project, se
     path = run_notebook("notebooks/04_baselines.py", "results/notebooks/04_baselines")
     assert json.loads((path.parent / "metrics.json").read_text()) == {}
     assert told(path, "It has not been run with this model.") and not (path.parent / "figures/all-clips.png").exists()
-    assert told(path, "left out: plug-and-play, text-to-video.")
+    assert told(path, "left out: Plug-and-Play, the text-to-video model.")
     assert table(path, "FF-beta")[0][-2:] == ["FF-alpha", "FF-beta"]  # Semantic needs a mask of the source's things
     assert not [output for output in outputs(path) if output.get("name") == "stderr"]
 
 
 def test_every_published_row_is_shown_with_its_source_and_no_score_of_the_miniature(project, set_params):
-    set_params({"baselines": {}})
+    set_params({"peers": {}})
     path = run_notebook("notebooks/04_baselines.py", "results/notebooks/04_baselines")
     (columns, shown), published = table(path, "LOVEU-TGVE-2023"), pd.read_csv(PUBLISHED)
     assert columns == ["value", "source"] and told(path, "No score of this run stands beside these")
@@ -234,7 +235,7 @@ def test_every_published_row_is_shown_with_its_source_and_no_score_of_the_miniat
 
 
 def test_scores_by_the_clip_of_the_field_stand_beside_the_published_ones(project, set_params):
-    set_params({"score.pick_model": "pick", "baselines": {}})
+    set_params({"score.pick_model": "pick", "peers": {}})
     save_processor(save_pick(Path("pick")))
     path = run_notebook("notebooks/04_baselines.py", "results/notebooks/04_baselines", {"paper_clip": "clip"})
     (columns, shown), published = table(path, "LOVEU-TGVE-2023"), pd.read_csv(PUBLISHED)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -10,11 +11,10 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from studies import benchmark
+from studies import benchmark, code
 from studies.__main__ import main
 from studies.settings import load_params
-from studies.tuned import tuned
-from tav.clip import read_frames
+from studies.store import RECORD
 from tav.errors import InputError
 from tests.tiny_clip import save_clip
 
@@ -27,7 +27,7 @@ def listed(workplace, set_params):
     save_clip(Path("clip"))
     clip = load_params().clips["square"].model_dump(mode="json") | {"edits": EDITS}
     YAML(typ="safe").dump({"clips": {"one": clip, "two": clip | {"caption": "a square"}}}, Path("list.yaml"))
-    set_params({"score.clip_model": "clip", "baselines": {"per-frame": {}, "sdedit": {"strength": 0.5}}})
+    set_params({"score.clip_model": "clip", "peers": {"per-frame": {}, "sdedit": {"strength": 0.5}}})
     set_params({"benchmark.run": True, "benchmark.clips": "list.yaml"})
     return workplace
 
@@ -36,28 +36,61 @@ def test_every_method_is_scored_on_every_clip_of_the_list(listed):
     assert main(["benchmark"]) == 0
     scores = pd.read_csv("reports/benchmark/scores.csv")
     assert scores.groupby("clip").size().to_dict() == {"one": 5, "two": 5}
-    assert {"Tune-A-Video", "per-frame", "sdedit", "the source clip itself"} < set(scores.method)
+    assert {"Tune-A-Video", "DDIM inversion, frame by frame", "SDEdit", "the source clip itself"} < set(scores.method)
     assert scores["text alignment"].notna().all()
     kept = json.loads(Path("reports/benchmark/settings.json").read_text())
     assert kept == benchmark.made_with(load_params())
 
 
-def test_an_interrupted_run_keeps_the_clips_that_were_done_and_ends_with_the_same_bytes(listed):
-    assert main(["benchmark"]) == 0
-    whole = Path("reports/benchmark/scores.csv").read_bytes()
-    first, second = sorted(Path(".state/benchmark").iterdir())
-    second.unlink()
-    before = first.stat().st_mtime_ns
-    assert main(["benchmark"]) == 0
-    assert Path("reports/benchmark/scores.csv").read_bytes() == whole
-    assert first.stat().st_mtime_ns == before and second.exists()
+def pieces(kind: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in Path(".pieces", kind).rglob("*.*") if path.name != RECORD}
 
 
-def test_a_changed_setting_takes_nothing_over(listed, set_params):
+def test_an_interrupted_run_keeps_the_pieces_that_were_done_and_ends_with_the_same_bytes(listed, monkeypatch):
     assert main(["benchmark"]) == 0
+    whole = SCORES.read_bytes()
+    shutil.rmtree("reports")
+    shutil.rmtree(".pieces")
+    scored = []
+
+    def interrupted(params, name):
+        if scored:
+            raise KeyboardInterrupt
+        scored.append(name)
+        return score_clip(params, name)
+
+    score_clip = benchmark.score_clip
+    monkeypatch.setattr(benchmark, "score_clip", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(["benchmark"])
+    done = pieces("tuned") | pieces("peer") | pieces("scores")
+    monkeypatch.setattr(benchmark, "score_clip", score_clip)
+    assert main(["benchmark"]) == 0
+    assert SCORES.read_bytes() == whole
+    assert done and {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def test_a_changed_setting_makes_anew_what_depends_on_it(listed, set_params):
+    assert main(["benchmark"]) == 0
+    tuned, frames = set(pieces("tuned")), set(pieces("frames"))
     set_params({"edit.guidance_scale": 3.0})
     assert main(["benchmark"]) == 0
-    assert len(list(Path(".state/benchmark").iterdir())) == 4
+    assert set(pieces("tuned")) == tuned and len(set(pieces("frames"))) == 2 * len(frames)
+
+
+def test_a_changed_measure_scores_again_and_samples_nothing(listed, monkeypatch):
+    assert main(["benchmark"]) == 0
+    made = set(pieces("tuned")) | set(pieces("frames")) | set(pieces("peer"))
+    scores = set(pieces("scores"))
+    digest = code.digest_of_code
+
+    def other(*roots):
+        return digest(*roots) + ("other" if "measures.evaluate.Evaluator" in roots else "")
+
+    monkeypatch.setattr("studies.store.digest_of_code", other)
+    assert main(["benchmark"]) == 0
+    assert set(pieces("tuned")) | set(pieces("frames")) | set(pieces("peer")) == made
+    assert len(set(pieces("scores"))) == 2 * len(scores)
 
 
 def test_unless_asked_nothing_is_run_and_what_was_found_stays(listed, set_params):
@@ -65,7 +98,7 @@ def test_unless_asked_nothing_is_run_and_what_was_found_stays(listed, set_params
     Path("reports/benchmark/scores.csv").write_text("kept")
     set_params({"benchmark.run": False})
     assert main(["benchmark"]) == 0
-    assert Path("reports/benchmark/scores.csv").read_text() == "kept" and not Path(".state").exists()
+    assert Path("reports/benchmark/scores.csv").read_text() == "kept" and not Path(".pieces").exists()
 
 
 def test_a_list_that_is_missing_is_said_in_one_line(listed, set_params, capsys):
@@ -75,20 +108,27 @@ def test_a_list_that_is_missing_is_said_in_one_line(listed, set_params, capsys):
 
 
 def test_a_peer_that_cannot_run_is_refused_before_anything_is_tuned(listed, set_params, capsys):
-    set_params({"baselines.sdedit": {"strenght": 0.5}})
+    set_params({"peers.sdedit": {"strenght": 0.5}})
     assert main(["benchmark"]) == 2
-    assert "baselines.sdedit takes guidance_scale, strength, not strenght" in capsys.readouterr().err
-    assert not Path(".state").exists()
+    assert "peers.sdedit takes guidance_scale, strength, not strenght" in capsys.readouterr().err
+    assert not Path(".pieces").exists()
 
 
-@pytest.mark.parametrize("noise", ["inverted", "random"])
-def test_a_clip_is_edited_here_as_by_the_stages_of_a_clip(workplace, set_params, noise):
-    set_params({"edit.noise": noise})
-    for verb in ("tune", "invert", "edit"):
-        assert main([verb, "square"]) == 0
-    params = load_params()
-    for (name, edit), frames in benchmark.sample(params, "square", *tuned(params, "square")).items():
-        assert (frames - read_frames(f"results/edit/{name}/{edit}")).abs().max() <= 1 / 255 + 1e-6
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("{}", "list.yaml has no clips: benchmark.clips names a list of clips"),
+        ("- one\n", "list.yaml holds ['one']: it must be a table of settings"),
+        ("clips: [one]\n", "list.yaml: clips is ['one']: it must be a table of names"),
+        ("clips: {One: {}}\n", "list.yaml: clips.One cannot be a name"),
+        ("clips: {one: {caption: a}}\n", "list.yaml: clips.one.source is missing"),
+    ],
+)
+def test_a_list_that_is_none_is_said_in_one_line(listed, capsys, text, words):
+    Path("list.yaml").write_text(text)
+    assert main(["benchmark"]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
 
 
 SCORES = Path("reports/benchmark/scores.csv")
@@ -127,8 +167,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_scores_equal_those_of_a_seque
 ):
     assert main(["benchmark"]) == 0
     sequential = SCORES.read_bytes(), Path("reports/benchmark/settings.json").read_bytes()
-    for path in Path(".state/benchmark").iterdir():
-        path.unlink()
+    shutil.rmtree(".pieces")
     SCORES.unlink()
     assert on_ray(monkeypatch, set_params, dies_once) == 0
     assert Path("killed").exists()
@@ -141,14 +180,12 @@ def test_a_worker_that_always_dies_is_said_in_one_line_and_the_other_clips_are_k
     assert on_ray(monkeypatch, set_params, dies_always) == 2
     words = capsys.readouterr().err.splitlines()[-1]
     assert words.startswith("error: one did not end, with 1 retries: The worker died")
-    assert [path.name.split("-")[0] for path in Path(".state/benchmark").glob("*.csv")] == ["two"]
-    assert not SCORES.exists()
+    assert len(pieces("scores")) == 5 and not SCORES.exists()
 
 
 def test_bad_input_of_one_clip_is_said_as_it_is_without_ray(listed, set_params, monkeypatch, capsys):
     assert on_ray(monkeypatch, set_params, refuses) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: one is no clip"
-    assert len(list(Path(".state/benchmark").glob("two-*.csv"))) == 1
 
 
 def test_a_cluster_that_is_not_there_and_a_missing_ray_are_said_in_one_line(listed, set_params, monkeypatch, capsys):

@@ -1,13 +1,13 @@
 """The stages that compare: what a variant changes, and what it takes from the full method."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from studies.__main__ import main
-from studies.ablation import ablate
-from studies.peers import baseline
+from studies.peers import Peers
 from studies.settings import load_params
 from tav.clip import read_frames
 from tav.errors import InputError
@@ -25,58 +25,94 @@ def full_method(workplace, set_params):
     """The folder of a run whose clip is tuned, inverted and edited, with variants to compare."""
     set_params({"ablation": VARIANTS, "full_ablation": {"more": {"tune": {"steps": 2}}}, "seeds": [34]})
     for verb in ("tune", "invert", "edit"):
-        assert main([verb, "square"]) == 0
+        assert main([verb]) == 0
     return workplace
 
 
 def frames(variant, seed=33):
-    edit = next(iter(load_params().clips["square"].edits))
-    return read_frames(Path("results/ablate") / variant / str(seed) / "square" / edit)
+    return read_frames(Path("results/ablate") / variant / str(seed) / "square" / "object")
 
 
-def test_a_variant_that_changes_nothing_draws_what_the_full_method_draws(full_method):
-    ablate(load_params(), "same")
-    edit = next(iter(load_params().clips["square"].edits))
-    assert torch.equal(frames("same"), read_frames(f"results/edit/square/{edit}"))
+def count(kind: str) -> int:
+    return len(list(Path(".pieces", kind).iterdir()))
 
 
-def test_every_variant_draws_something_else(full_method):
-    drawn = []
-    for variant in VARIANTS:
-        ablate(load_params(), variant)
-        drawn.append(frames(variant))
+def test_a_variant_shares_what_it_does_not_change_and_draws_something_else_where_it_does(full_method):
+    assert main(["ablate"]) == 0
+    assert torch.equal(frames("same"), read_frames("results/edit/square/object"))
+    drawn = [frames(variant) for variant in VARIANTS]
     assert not any(torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
-    assert not list(Path(".state").rglob("*.safetensors"))
+    assert (count("tuned"), count("noise"), count("posterior")) == (3, 3, 1)
+
+
+def test_a_variant_more_makes_its_own_pieces_and_one_less_leaves_the_results(full_method, set_params):
+    assert main(["ablate"]) == 0
+    before, edits = count("tuned"), count("frames")
+    set_params({"ablation": VARIANTS | {"first": {"inflate": {"attention": "first"}}}})
+    assert main(["ablate"]) == 0
+    assert (count("tuned") - before, count("frames") - edits) == (1, 2)
+    set_params({"ablation": {"own": VARIANTS["own"]}})
+    assert main(["ablate"]) == 0
+    assert [path.name for path in Path("results/ablate").iterdir()] == ["own"]
+    assert (count("tuned") - before, count("frames") - edits) == (1, 2)
+
+
+def test_a_variant_that_tunes_everything_is_kept_whole(full_method, set_params):
+    set_params({"ablation": {"all": {"tune": {"tuned": "everything"}}}})
+    assert main(["ablate"]) == 0
+    drawn = frames("all")
+    for edits in Path(".pieces/frames").iterdir():
+        shutil.rmtree(edits)
+    assert main(["ablate"]) == 0
+    assert torch.equal(frames("all"), drawn)
 
 
 def test_further_seeds_and_variants_run_only_if_asked(full_method, set_params):
-    assert main(["ablate-full"]) == 0
-    assert not list(Path("results/ablate-full").iterdir())
+    set_params({"ablation": {}})
+    assert main(["ablate"]) == 0
+    assert not list(Path("results/ablate").iterdir())
     set_params({"full": True})
-    assert main(["ablate-full"]) == 0
-    assert sorted(path.name for path in Path("results/ablate-full/more").iterdir()) == ["33", "34"]
+    assert main(["ablate"]) == 0
+    assert sorted(path.name for path in Path("results/ablate/more").iterdir()) == ["33", "34"]
 
 
-def test_an_unknown_variant_is_refused_with_those_there_are(full_method):
-    with pytest.raises(InputError, match="has no variant slow: its ablation has no-tuning, own"):
-        ablate(load_params(), "slow")
+def test_a_new_prompt_is_sampled_and_nothing_else(full_method, set_params):
+    set_params({"peers": {"per-frame": {}, "sdedit": {}}})
+    for verb in ("ablate", "peers"):
+        assert main([verb]) == 0
+    before = {kind: count(kind) for kind in ("source", "posterior", "tuned", "noise", "frames", "peer")}
+    set_params({"clips.square.edits.style": "a drawing of a square"})
+    for verb in ("tune", "invert", "edit", "ablate", "peers"):
+        assert main([verb]) == 0
+    after = {kind: count(kind) - number for kind, number in before.items()}
+    assert after == {"source": 0, "posterior": 0, "tuned": 0, "noise": 0, "frames": 4, "peer": 2}
+
+
+def test_a_setting_that_is_put_back_makes_nothing(full_method, set_params):
+    before = {path: path.stat().st_mtime_ns for path in Path(".pieces").rglob("*.safetensors")}
+    set_params({"tune.learning_rate": 0.5})
+    assert main(["tune"]) == 0
+    set_params({"tune.learning_rate": 1e-3})
+    assert main(["tune"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before and count("tuned") == 2
 
 
 def test_a_peer_edits_every_clip_by_its_own_settings_and_tunes_nothing(full_method, set_params):
     drawn = {}
     for scale in (1.5, 4.0):
-        set_params({"baselines": {"per-frame": {"guidance_scale": scale}}})
-        assert main(["baseline", "per-frame"]) == 0
-        folder = Path("results/baseline/per-frame/square")
+        set_params({"peers": {"per-frame": {"guidance_scale": scale}}})
+        assert main(["peers"]) == 0
+        folder = Path("results/peers/per-frame/square")
         drawn[scale] = {path.name: read_frames(path) for path in folder.iterdir()}
     assert set(drawn[4.0]) == set(load_params().clips["square"].edits)
     assert drawn[4.0]["object"].shape == (4, 3, 32, 32)
     assert not torch.equal(drawn[1.5]["object"], drawn[4.0]["object"])
 
 
-def test_a_peer_or_a_setting_of_it_that_is_unknown_is_refused_with_those_there_are(full_method, set_params):
-    set_params({"baselines": {"magic": {}, "sdedit": {"strenght": 0.5}}})
-    with pytest.raises(InputError, match="baselines has no method magic: there are per-frame, sdedit"):
-        baseline(load_params(), "magic")
-    with pytest.raises(InputError, match="baselines.sdedit takes guidance_scale, strength, not strenght"):
-        baseline(load_params(), "sdedit")
+def test_a_peer_or_a_setting_of_it_that_is_unknown_is_refused_with_those_there_are(workplace, set_params):
+    set_params({"peers": {"magic": {}}})
+    with pytest.raises(InputError, match="peers has no method magic: there are per-frame, sdedit"):
+        Peers(load_params())
+    set_params({"peers": {"sdedit": {"strenght": 0.5}}})
+    with pytest.raises(InputError, match="peers.sdedit takes guidance_scale, strength, not strenght"):
+        Peers(load_params())

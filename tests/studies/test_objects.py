@@ -48,13 +48,12 @@ def save_truth(things, tile=32):
 
 
 def test_a_clip_is_edited_here_as_by_the_stages_of_a_clip(project):
-    for verb in (["tune", "square"], ["invert", "square"], ["edit", "square"], ["objects"]):
-        assert main(verb) == 0
+    for verb in ("tune", "invert", "edit", "objects"):
+        assert main([verb]) == 0
     assert torch.equal(read_frames(RESULTS / "source"), read_frames("results/tune/square/source"))
     for edit in ("object", "place"):
-        difference = (read_frames(RESULTS / "edit" / edit) - read_frames(f"results/edit/square/{edit}")).abs()
-        assert difference.max() <= 1 / 255 + 1e-6 and difference.mean() < 1e-4, difference.max()
-    assert not list(Path(".state").rglob("*.safetensors"))
+        assert torch.equal(read_frames(RESULTS / "edit" / edit), read_frames(f"results/edit/square/{edit}"))
+    assert len(list(Path(".pieces/tuned").iterdir())) == 1  # which both share
 
 
 @pytest.mark.parametrize("noise", ["inverted", "random"])

@@ -4,9 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from studies.__main__ import main
-from studies.settings import USES, load_params
+from studies.presets import compose
+from studies.settings import load_params
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(path.stem for path in (ROOT / "params").glob("*.yaml") if path.stem != "last")
@@ -21,27 +23,48 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def preset(name):
-    return load_params(ROOT / "params" / f"{name}.yaml")
+@pytest.fixture
+def preset(folder):
+    def load(name):
+        Path("composed.yaml").write_text(compose(name))
+        return load_params("composed.yaml")
+
+    return load
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_valid(name):
+def test_every_preset_is_valid(preset, name):
     assert preset(name).model_dump(mode="json").keys() == preset("miniature").model_dump(mode="json").keys()
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "miniature"])
+def test_an_overlay_names_only_what_it_changes(folder, name):
+    overlay = YAML(typ="safe").load(Path(f"params/{name}.yaml"))
+    under = YAML(typ="safe").load(compose(overlay.pop("over", "miniature")))
+    for section, values in overlay.items():
+        assert values != under[section], section
+        if section in ("clip", "tune", "memory", "invert", "edit", "score", "margins", "benchmark", "conditions"):
+            assert not [key for key, value in values.items() if under[section][key] == value], section
+
+
+def test_an_overlay_that_names_what_there_is_not_is_refused(folder, capsys):
+    Path("params/wrong.yaml").write_text("tuning: {steps: 3}\n")
+    assert main(["use", "wrong"]) == 2
+    assert "params/wrong.yaml: tuning is not a setting: params.yaml takes model, lora" in capsys.readouterr().err
 
 
 def test_the_settings_of_the_repository_are_those_of_the_miniature():
     assert (ROOT / "params.yaml").read_text() == (ROOT / "params/miniature.yaml").read_text()
 
 
-def test_the_papers_preset_has_the_papers_numbers():
+def test_the_papers_preset_has_the_papers_numbers(preset):
     paper = preset("paper")
     assert (paper.model, paper.clip.num_frames, paper.clip.size) == ("CompVis/stable-diffusion-v1-4", 32, 512)
     assert (paper.tune.steps, paper.tune.learning_rate) == (500, 3e-5)
     assert (paper.invert.steps, paper.edit.steps, paper.edit.guidance_scale) == (50, 50, 12.5)
 
 
-def test_the_demos_presets_have_the_released_clips_and_the_small_one_half_of_their_frames():
+def test_the_demos_presets_have_the_released_clips_and_the_small_one_half_of_their_frames(preset):
     demo, small = (preset(name).model_dump(mode="json") for name in ("demo", "demo-12gb"))
     strides = {name: clip["source"]["stride"] for name, clip in demo["clips"].items()}
     assert strides == {"car-turn": 2, "man-skiing": 2, "man-surfing": 1, "rabbit-watermelon": 2}
@@ -59,7 +82,7 @@ def test_settings_are_switched_there_and_back_by_one_command(folder):
     shutil.copy("params/miniature.yaml", "params.yaml")
     for name in ("paper", "miniature"):
         assert main(["use", name]) == 0
-        assert Path("params.yaml").read_bytes() == Path(f"params/{name}.yaml").read_bytes()
+        assert Path("params.yaml").read_text() == compose(name)
     assert not Path("params/last.yaml").exists()
 
 
@@ -84,7 +107,3 @@ def test_a_preset_that_is_not_there_is_refused_with_those_that_are(folder, capsy
     assert main(["use", name]) == 2
     words = capsys.readouterr().err
     assert "there are demo, demo-12gb, miniature, paper" in words and words.count("\n") == 1
-
-
-def test_where_and_how_the_benchmark_runs_is_none_of_the_settings_of_its_stage():
-    assert "benchmark.ray" not in USES["benchmark"] and "benchmark.retries" not in USES["benchmark"].split()

@@ -15,7 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from measures.score import ClipScorer, PickScorer
 from measures.tables import Stored, over_clips, trivial
-from studies.scores import evaluator
+from studies.scores import Scores
 from studies.settings import load_params
 from tav.clip import write_frames
 from tav.errors import InputError
@@ -126,12 +126,12 @@ def evaluated(workplace, set_params, pick):
 
 
 def test_pickscore_and_a_clip_for_accuracy_add_to_the_table_and_change_nothing_else(evaluated, set_params, pick):
-    plain = evaluator(load_params()).table(evaluated)
+    plain = Scores(load_params()).table(evaluated)
     other = save_clip(Path("other"))
     weights = load_file(other / "open_clip_model.safetensors")
     save_file({name: -w for name, w in weights.items()}, other / "open_clip_model.safetensors")
     set_params({"score.accuracy_model": "other", "score.pick_model": str(pick)})
-    scorer = evaluator(load_params())
+    scorer = Scores(load_params())
     table = scorer.table(evaluated)
     assert [name for name in table if name != "PickScore"] == list(plain)
     changed = ["frame accuracy", "PickScore"]
@@ -143,11 +143,11 @@ def test_pickscore_and_a_clip_for_accuracy_add_to_the_table_and_change_nothing_e
 
 
 def test_what_needs_a_judge_or_truth_is_said_to_stay_open(evaluated, set_params):
-    assert evaluator(load_params()).unread().startswith("`score.judge` names no judge: edit success")
+    assert Scores(load_params()).unread().startswith("`score.judge` names no judge: edit success")
     judge = Path(__file__).parents[2] / "models/miniature/judge"
     if judge.exists():
         set_params({"score.judge": str(judge)})
-        scorer = evaluator(load_params())
+        scorer = Scores(load_params())
         assert scorer.unread().startswith("No truth lies beside square: there edit success")
         assert "edit success" not in scorer.table(evaluated)
 
@@ -155,15 +155,15 @@ def test_what_needs_a_judge_or_truth_is_said_to_stay_open(evaluated, set_params)
 def test_with_the_clip_of_tgve_frames_are_resized_as_its_script_does(evaluated, set_params, pick, monkeypatch):
     """But not for frame accuracy, which is FateZero's."""
     set_params({"score.pick_model": str(pick), "score.accuracy_model": str(save_clip(Path("other")))})
-    plain = evaluator(load_params())
+    plain = Scores(load_params()).evaluator
     assert (plain.scorer.square, plain.pick.square, plain.accuracy.square) == (None, None, None)
     monkeypatch.setattr("measures.evaluate.TGVE", "clip")
-    scorer = evaluator(load_params())
-    assert (scorer.scorer.square, scorer.pick.square, scorer.accuracy.square) == (480, 480, None)
+    tgve = Scores(load_params()).evaluator
+    assert (tgve.scorer.square, tgve.pick.square, tgve.accuracy.square) == (480, 480, None)
 
 
 def test_no_edits_make_an_empty_table_with_its_keys(evaluated):
-    table = evaluator(load_params()).table({"edit": {}})
+    table = Scores(load_params()).table({"edit": {}})
     assert list(table) == ["method", "clip", "edit"]
     assert all(math.isnan(value) for value in over_clips(table, "text alignment"))
 
@@ -175,7 +175,7 @@ def test_stored_edits_are_read_when_they_are_asked_for_and_score_as_frames_do(ev
     stored = Stored(folders | {("square", "lost"): Path("no")})
     assert ("square", "lost") in stored and len(stored) == 3  # and nothing was read
     del stored["square", "lost"]
-    scorer = evaluator(load_params())
+    scorer = Scores(load_params())
     source = scorer.source("square")
     frames = {pair: (frames * 255).round() / 255 for pair, frames in evaluated["edit"].items()}
     for methods in ({"edit": stored} | trivial(stored, lambda _: source), {"edit": frames}):
