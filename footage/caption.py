@@ -8,7 +8,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Proces
 from transformers.utils import logging
 
 from tav.clip import read_clip
-from tav.errors import InputError
+from tav.errors import InputError, loading
 
 BLIP2 = "Salesforce/blip2-opt-2.7b"
 SIDE = 448  # pixels, above what BLIP-2 looks at
@@ -26,7 +26,8 @@ class Captioner:
         logging.disable_progress_bar()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        try:
+        advice = "download it where there is a network and give its folder with --model, or list without --caption"
+        with loading(f"BLIP-2 from {model}", advice):
             Blip2Config.from_pretrained(model)  # one small file first: without a network, each is tried for a while
             self.processor = Blip2Processor.from_pretrained(model)
             self.model, info = Blip2ForConditionalGeneration.from_pretrained(
@@ -39,12 +40,6 @@ class Captioner:
             words = self.processor.tokenizer
             if len(words) <= len(words.all_special_tokens):  # transformers makes up an empty one
                 raise ValueError("its tokenizer is missing")
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"cannot load BLIP-2 from {model} ({reason}): download it where there is a network and give its folder "
-                "with --model, or list without --caption"
-            ) from error
         self.model.eval().to(self.device)
 
     @torch.no_grad()

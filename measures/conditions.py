@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
 from measures.truth import Truth
 from tav.clip import to_pictures
-from tav.errors import InputError
+from tav.errors import InputError, loading
 
 FROM_TRUTH = ("mask", "pose")
 KINDS = ("edges", "depth", "openpose", *FROM_TRUTH)
@@ -128,7 +128,8 @@ def condition(kind: str, frames: Tensor, truth: Truth | None, models: Mapping[st
 
 @cache
 def _depth_model(model: str):
-    try:  # no code that comes with weights is run
+    with loading(model, "give conditions.depth a folder, or a Hub id and a network"):
+        # no code that comes with weights is run
         processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)
         estimator, info = AutoModelForDepthEstimation.from_pretrained(
             model, trust_remote_code=False, output_loading_info=True
@@ -137,8 +138,6 @@ def _depth_model(model: str):
         missing = [key for key in info["missing_keys"] if "fusion_stage.layers.0.residual_layer1." not in key]
         if missing:
             raise ValueError(f"{len(missing)} weights are missing")
-    except Exception as error:
-        raise _unavailable("depth", model, error) from error
     return processor, estimator.eval()
 
 
@@ -150,15 +149,9 @@ def _body_detector(model: str):
             from controlnet_aux.open_pose import Body, OpenposeDetector
     except ImportError as error:
         raise InputError('openpose needs controlnet_aux: pip install ".[conditions]"') from error
-    try:
+    with loading(model, "give conditions.openpose a folder, or a Hub id and a network"):
         path = Path(model) / BODY if Path(model).is_dir() else hf_hub_download(model, BODY)
-        return OpenposeDetector(Body(path))  # read by torch.load, which takes tensors only
-    except UnpicklingError as error:
-        raise InputError(f"{BODY} of {model} holds more than weights, which is not loaded: get another") from error
-    except Exception as error:
-        raise _unavailable("openpose", model, error) from error
-
-
-def _unavailable(kind: str, model: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200]
-    return InputError(f"cannot load {model} ({reason}): give conditions.{kind} a folder, or a Hub id and a network")
+        try:
+            return OpenposeDetector(Body(path))  # read by torch.load, which takes tensors only
+        except UnpicklingError as error:
+            raise InputError(f"{BODY} of {model} holds more than weights, which is not loaded: get another") from error

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import PreTrainedModel, ResNetForImageClassification, UperNetForSemanticSegmentation
 
-from tav.errors import InputError
+from tav.errors import InputError, loading
 
 SIDE = 64  # pixels at which every picture is judged
 FINE = 128  # the finder sees the same picture doubled, since its maps have a quarter of what it sees
@@ -143,12 +143,9 @@ def _numbers(things: list[Tensor]) -> dict[str, Tensor]:
 def _load(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
     if not folder.is_dir():
         raise InputError(f"there is no {folder}: give a folder that holds the judge's reader and finder")
-    try:
+    with loading(folder, "fetch the judge again"):
         options = {"dtype": torch.float32, "local_files_only": True, "output_loading_info": True}
         model, info = kind.from_pretrained(folder, **options)
         if info["missing_keys"]:
             raise ValueError(f"{len(info['missing_keys'])} weights are missing")
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"cannot load {folder} ({reason}): fetch the judge again") from error
     return model

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import CLIPModel, CLIPProcessor
 
 from tav.clip import to_pictures
-from tav.errors import InputError
+from tav.errors import InputError, loading
 
 PICK_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # of the CLIP that PickScore was fine-tuned from
 
@@ -34,12 +34,9 @@ class ClipScorer:
         elif (name, tag) not in open_clip.list_pretrained():
             known = "a folder with open_clip_config.json, or an open_clip name and weights such as ViT-L-14/openai"
             raise InputError(f"no CLIP model {model}: give {known}")
-        try:
+        with loading(f"the CLIP model {model}", "check score in params.yaml"):
             self.model, self.prepare = open_clip.create_model_from_pretrained(name, pretrained=tag, device=self.device)
             self.tokenizer = open_clip.get_tokenizer(name)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"cannot load the CLIP model {model}: {reason}; check score in params.yaml") from error
         self.model.eval()
 
     def score(self, frames: Tensor, prompt: str, caption: str) -> dict[str, float]:
@@ -84,7 +81,7 @@ class PickScorer:
 
     def __init__(self, model: str | Path, device: str = "auto", square: int | None = None):
         self.device, self.square = _device(device), square
-        try:
+        with loading(f"PickScore from {model}", "check score.pick_model"):
             self.model, info = CLIPModel.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
             if info["missing_keys"]:
                 raise ValueError(f"{len(info['missing_keys'])} weights are missing")
@@ -94,9 +91,6 @@ class PickScorer:
                 self.processor = CLIPProcessor.from_pretrained(PICK_PROCESSOR, backend="pil")
             if len(self.processor.tokenizer) != self.model.config.text_config.vocab_size:
                 raise ValueError("its tokenizer is not the text model's")  # transformers makes up an empty one
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"cannot load PickScore from {model} ({reason}): check score.pick_model") from error
         self.model.eval().to(self.device)
 
     @torch.no_grad()

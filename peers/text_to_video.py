@@ -9,7 +9,7 @@ from torch import Tensor
 
 from peers._ddim import Sampling
 from tav.clip import fit_pictures
-from tav.errors import InputError
+from tav.errors import InputError, loading
 from tav.pipeline import TuneAVideoPipeline
 
 
@@ -60,12 +60,10 @@ def _load(pipe: TuneAVideoPipeline, model: str) -> tuple[DiffusionPipeline, int 
     level = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # what cannot be loaded is said once, below
     try:
-        if _is_adapter(model):
-            return _animated(pipe, MotionAdapter.from_pretrained(model, **placed))
-        return DiffusionPipeline.from_pretrained(model, **placed).to(pipe.device), None
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"cannot load {model} ({reason}): give a motion adapter or a text-to-video model") from error
+        with loading(model, "give a motion adapter or a text-to-video model"):
+            if _is_adapter(model):
+                return _animated(pipe, MotionAdapter.from_pretrained(model, **placed))
+            return DiffusionPipeline.from_pretrained(model, **placed).to(pipe.device), None
     finally:
         logging.set_verbosity(level)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from studies.settings import Params
-from tav.errors import InputError
+from tav.errors import InputError, one_line
 
 
 def each(function: Callable, params: Params, names: list[str]) -> Iterator[tuple[str, object]]:
@@ -50,7 +50,7 @@ def each(function: Callable, params: Params, names: list[str]) -> Iterator[tuple
                 continue
             except ray.exceptions.RayError as error:
                 failed.append(
-                    InputError(f"{name} did not end, with {params.benchmark.retries} retries: {_line(error)}")
+                    InputError(f"{name} did not end, with {params.benchmark.retries} retries: {one_line(error)}")
                 )
                 continue
             yield name, result
@@ -71,7 +71,7 @@ def _connect(ray, address: str) -> None:
             socket.create_connection((match[1], int(match[2])), timeout=10).close()
         ray.init(address, runtime_env=modules, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"no Ray at {address} ({_line(error)}): start it, or set benchmark.ray to local") from error
+        raise InputError(f"no Ray at {address} ({one_line(error)}): start it, or set benchmark.ray to local") from error
 
 
 def _task(folder: str, threads: int, function: Callable, params: Params, name: str):
@@ -81,7 +81,3 @@ def _task(folder: str, threads: int, function: Callable, params: Params, name: s
     os.environ["TQDM_DISABLE"] = "1"
     torch.set_num_threads(threads)
     return function(params, name)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from importlib import import_module
 
 from studies.settings import load_params
-from tav.errors import InputError, NumericalError
+from tav.errors import InputError, NumericalError, is_out_of_memory
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
     except NumericalError as error:
         return _fail(error, 3)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return _fail(f"out of memory: {_smaller(options.verb)}lower clip.size or clip.num_frames", 4)
     return 0
@@ -80,11 +80,6 @@ def _smaller(verb: str) -> str:
         "set memory.attention_frames to 1": params.memory.attention_frames is None,
     }
     return "".join(f"{what}, " for what, open in todo.items() if open)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    signs = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 
 def _fail(message: object, code: int) -> int:

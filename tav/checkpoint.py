@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tav.errors import InputError
+from tav.errors import InputError, loading, one_line
 from tav.model import ADDED, tuned_parameters
 
 WEIGHTS = [  # as the Hub has them: whole or in shards, in float32 or only in half precision, new or old
@@ -61,9 +61,8 @@ def read_unet(model: str | Path, dtype: torch.dtype = torch.float32) -> tuple[UN
     try:
         unet.load_state_dict({n: t for n, t in weights.items() if not ADDED.search(n)}, assign=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"the UNet weights of {model} do not fit their config ({reason}...): fetch both again"
+            f"the UNet weights of {model} do not fit their config ({one_line(error)}): fetch both again"
         ) from error
     return unet.eval(), {n: t for n, t in weights.items() if ADDED.search(n)}
 
@@ -74,7 +73,7 @@ def merge_lora(pipe: StableDiffusionPipeline, lora: str | Path) -> None:
     lora: a safetensors file, or a folder or Hub id that holds one, in the format of diffusers or of kohya.
     Raises InputError if it cannot be had, is a pickle or was made for another model.
     """
-    try:
+    with loading(f"the LoRA {lora}", "give a safetensors file or a Hub id that was made for this model"):
         if Path(lora).is_file() and Path(lora).suffix != ".safetensors":
             raise ValueError("it is no safetensors file")
         state, _ = pipe.lora_state_dict(lora, use_safetensors=True, unet_config=pipe.unet.config)
@@ -86,11 +85,6 @@ def merge_lora(pipe: StableDiffusionPipeline, lora: str | Path) -> None:
             raise ValueError(f"{taken} of its {wanted} matrices fit")
         pipe.fuse_lora()
         pipe.unload_lora_weights()
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"cannot merge the LoRA {lora} ({reason}): give a safetensors file or a Hub id that was made for this model"
-        ) from error
 
 
 def _image_name(value):

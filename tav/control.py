@@ -6,7 +6,7 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionAdapterPipeline, StableDiffusionControlNetPipeline, T2IAdapter
 from torch import Tensor
 
-from tav.errors import InputError
+from tav.errors import InputError, loading
 
 
 def load_control(model: str | Path, pipe) -> ControlNetModel | T2IAdapter:
@@ -14,15 +14,12 @@ def load_control(model: str | Path, pipe) -> ControlNetModel | T2IAdapter:
 
     Raises InputError with one line if it cannot be had or is made for another UNet, such as SD 2's for SD 1's.
     """
-    try:
+    with loading(model, "name a ControlNet or a T2I-Adapter"):
         kinds = {"ControlNetModel": ControlNetModel, "T2IAdapter": T2IAdapter}
         kind = kinds[ControlNetModel.load_config(model)["_class_name"]]
         control, info = kind.from_pretrained(model, output_loading_info=True)
         if info["missing_keys"]:
             raise ValueError(f"{len(info['missing_keys'])} weights are missing")
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"cannot load {model} ({reason}): name a ControlNet or a T2I-Adapter") from error
     config, unet = control.config, pipe.unet.config
     widths, text = list(config.get("block_out_channels") or config["channels"]), unet.cross_attention_dim
     for what, has, needs in (

@@ -8,8 +8,7 @@ A clip is a batch of images, `(b f) c h w`. Three things are added to an unmodif
 
 Tuned are the queries of both attentions and all of T-Attn (paper 3.3); everything else is frozen.
 
-An option that neither the paper nor the released code has, from the earlier implementation of bryandlee: a convolution
-over time after each 3x3 one, tuned as well.
+`tav.options` has what neither the paper nor the released code has.
 """
 
 import re
@@ -24,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tav.errors import InputError
+from tav.options import add_temporal_convolutions
 
 TUNED = re.compile(r"\.attn[12]\.to_q\.|\.attn_temp\.|\.conv_temporal\.")
 ADDED = re.compile(r"\.(attn_temp|norm_temp|conv_temporal)\.")
@@ -109,22 +109,6 @@ def _add_temporal_attention(block: BasicTransformerBlock, num_frames: int) -> No
     block.register_forward_hook(_attend_over_time)
 
 
-def _convolve_over_time(conv: nn.Conv2d, _inputs, x: Tensor) -> Tensor:
-    """Convolution over the frames at each position, after a convolution of each frame."""
-    height, width = x.shape[-2:]
-    x = rearrange(x, "(b f) c h w -> (b h w) c f", f=conv.num_frames)
-    return rearrange(conv.conv_temporal(x), "(b h w) c f -> (b f) c h w", h=height, w=width)
-
-
-def _add_temporal_convolution(conv: nn.Conv2d, num_frames: int) -> None:
-    width, weight = conv.out_channels, conv.weight
-    conv.conv_temporal = nn.Conv1d(width, width, 3, padding=1, device=weight.device, dtype=weight.dtype)
-    nn.init.dirac_(conv.conv_temporal.weight)  # the identity
-    nn.init.zeros_(conv.conv_temporal.bias)
-    conv.num_frames = num_frames
-    conv.register_forward_hook(_convolve_over_time)
-
-
 def inflate(
     unet: UNet2DConditionModel,
     num_frames: int = 8,
@@ -141,7 +125,7 @@ def inflate(
     attention: what self-attention reads: "sparse-causal" (the first and the previous frame), "own", "first", or "full"
         (all frames).
     temporal: with or without T-Attn, which starts as the exact identity; `seed` fixes its other weights.
-    temporal_conv: with a convolution over three frames after each of 3x3, which starts as the exact identity, too.
+    temporal_conv: see `tav.options.add_temporal_convolutions`.
     frames_at_once: see `ClipAttnProcessor`; it changes memory and, by rounding, results.
     Afterwards exactly `tuned_parameters(unet)` require gradients; a batch that is not whole clips raises ValueError.
     Raises InputError for an unknown choice.
@@ -162,10 +146,7 @@ def inflate(
             for block in blocks:
                 _add_temporal_attention(block, num_frames)
     if temporal_conv:
-        for conv in [
-            module for module in unet.modules() if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
-        ]:
-            _add_temporal_convolution(conv, num_frames)
+        add_temporal_convolutions(unet, num_frames)
     if norm == "clip":
         for block in [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]:
             block.norm1 = ClipGroupNorm(block.norm1, num_frames)
@@ -191,18 +172,3 @@ def tuned_parameters(unet: UNet2DConditionModel) -> dict[str, nn.Parameter]:
     The LayerNorm before T-Attn is new but not tuned (released behaviour). Convolutions over time are tuned, if any.
     """
     return {name: parameter for name, parameter in unet.named_parameters() if TUNED.search(name)}
-
-
-def image_model(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """The image model that an inflated UNet was made from, frozen; weights that require no gradient are shared."""
-    with torch.device("meta"):
-        image = UNet2DConditionModel.from_config(unet.config)
-    image.load_state_dict(
-        {
-            name: parameter.detach().clone() if parameter.requires_grad else parameter.detach()
-            for name, parameter in unet.named_parameters()
-            if not ADDED.search(name)
-        },
-        assign=True,
-    )
-    return image.eval().requires_grad_(False)

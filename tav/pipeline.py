@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tav.checkpoint import merge_lora, read_unet
-from tav.errors import InputError
+from tav.errors import UNUSABLE, InputError, is_out_of_memory, one_line
 from tav.model import inflate
 
 # `embed` says the same in one line that tells what to do.
@@ -195,44 +195,39 @@ def load_pipeline(
     attention: str = "sparse-causal",
     temporal: bool = True,
     seed: int = 0,
+    temporal_conv: bool = False,
+    frames_at_once: int | None = None,
     dtype: torch.dtype = torch.float32,
     lora: str | Path = "",
-    **inflation,
 ) -> TuneAVideoPipeline:
     """Load and inflate a Stable Diffusion 1.x or 2.x model, or a released Tune-A-Video checkpoint.
 
     model: a folder in diffusers format or a Hub id, its weights safetensors or old .bin files; none of its code is run.
-    num_frames, norm, attention, temporal, seed and other names: see `tav.model.inflate`.
+    num_frames, norm, attention, temporal, seed, temporal_conv, frames_at_once: see `tav.model.inflate`.
     lora: what is merged into the image model before it is inflated, see `merge_lora`; nothing if empty.
     Raises InputError with one line if the model cannot be had, is incomplete or broken.
     """
     model = str(model)
-    inflation |= {"num_frames": num_frames, "norm": norm, "attention": attention, "temporal": temporal, "seed": seed}
-    part = "unet"
-    try:
+    with _part(model, "unet"):
         unet, added = read_unet(model, dtype)
-        part = "vae"
-        vae = _full_or_half(AutoencoderKL, model, part, torch_dtype=dtype)
-        part = "text_encoder"
-        text_encoder = _full_or_half(CLIPTextModel, model, part, dtype=dtype)
-        part = "tokenizer"
-        tokenizer = CLIPTokenizer.from_pretrained(model, subfolder=part)
+    with _part(model, "vae"):
+        vae = _full_or_half(AutoencoderKL, model, "vae", torch_dtype=dtype)
+    with _part(model, "text_encoder"):
+        text_encoder = _full_or_half(CLIPTextModel, model, "text_encoder", dtype=dtype)
+    with _part(model, "tokenizer"):
+        tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer")
         if len(tokenizer) < text_encoder.config.vocab_size:  # a missing vocabulary loads as an empty one
             raise ValueError(f"{len(tokenizer)} of {text_encoder.config.vocab_size} words")
-        part = "scheduler"
+    with _part(model, "scheduler"):
         # DDIM whatever the model names, because inversion needs it. Latents have no bounds to clip to.
-        scheduler = DDIMScheduler.from_pretrained(model, subfolder=part, clip_sample=False)
-        parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler, "unet": unet}
-        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        if lora:
-            merge_lora(StableDiffusionPipeline(**parts), lora)
-        part = "unet"
-        inflate(unet, **inflation)
+        scheduler = DDIMScheduler.from_pretrained(model, subfolder="scheduler", clip_sample=False)
+    parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler, "unet": unet}
+    parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if lora:
+        merge_lora(StableDiffusionPipeline(**parts), lora)
+    inflate(unet, num_frames, norm, attention, temporal, seed, temporal_conv, frames_at_once)
+    with _part(model, "unet"):
         unet.load_state_dict({n: t for n, t in added.items() if n in unet.state_dict()}, strict=False)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(_why_not(model, part, error)) from error
     return TuneAVideoPipeline(**parts)
 
 
@@ -247,8 +242,18 @@ def _full_or_half(kind, model: str, part: str, **dtype):
             raise error from None
 
 
-def _why_not(model: str, part: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200]
+@contextmanager
+def _part(model: str, part: str) -> Iterator[None]:
+    """Says in one line why a part of a model cannot be loaded."""
+    try:
+        yield
+    except UNUSABLE as error:
+        if isinstance(error, InputError) or is_out_of_memory(error):
+            raise
+        raise InputError(_why_not(model, part, one_line(error))) from error
+
+
+def _why_not(model: str, part: str, reason: str) -> str:
     if Path(model).is_dir():
         return f"cannot load {part}/ of {model} ({reason}): fetch the model again, in diffusers format"
     if Path(model).is_absolute() or model.startswith(".") or model.count("/") != 1:

@@ -1,5 +1,6 @@
 """One-shot tuning (paper 3.3): an inflated image model learns the motion of one clip."""
 
+import hashlib
 import json
 import math
 import os
@@ -16,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tav.errors import InputError, NumericalError
-from tav.model import image_model, tuned_parameters
+from tav.model import ADDED, tuned_parameters
+from tav.options import image_model, prior_loss
 from tav.pipeline import TuneAVideoPipeline
 
 MIXED_PRECISION = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -62,8 +64,8 @@ def tune(
     draws: (posterior noise or None for the posterior's mode, noise, timestep) per step instead of the seeded draws.
     state: a file that is written every `save_every` steps and resumed from if it exists. A resumed run first yields the
         recorded losses and ends with the same bytes as one that was never stopped.
-    Raises InputError for a clip of another length or a state of another run, NumericalError for a loss that is not
-    finite.
+    Raises InputError for a clip of another length, a state of another run or of more steps, NumericalError for a loss
+    that is not finite.
     """
     if mixed_precision not in MIXED_PRECISION:
         raise InputError(f"mixed_precision is {mixed_precision!r}: use one of {', '.join(MIXED_PRECISION)}")
@@ -87,18 +89,20 @@ def tune(
     }
     run = _Run(trained, learning_rate, generator, torch.amp.GradScaler(device.type, enabled=half is torch.float16))
     settings = {"caption": caption, "learning_rate": learning_rate, "seed": seed, "mixed_precision": mixed_precision}
-    settings["prior_preservation"] = prior_preservation
+    settings |= {"prior_preservation": prior_preservation, "clip": _digest(posterior.parameters)}
 
     for name, parameter in pipe.unet.named_parameters():
         parameter.requires_grad_(name in trained)
     for parameter in trained.values():
         parameter.data = parameter.data.float()
-    prior = (prior_preservation, image_model(pipe.unet)) if prior_preservation else None
+    prior = (prior_preservation, image_model(pipe.unet, ADDED)) if prior_preservation else None
     if gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
     try:
         if state and Path(state).exists():
             run.resume(Path(state), settings)
+            if len(run.losses) > steps:
+                raise InputError(f"{state} has {len(run.losses)} steps behind it and {steps} are wanted: delete it")
         yield from enumerate(run.losses, start=1)
         if draws is None:
             draws = _random_draws(posterior.mean.shape, noise_scheduler.config.num_train_timesteps, generator)
@@ -126,6 +130,10 @@ def tune(
             parameter.requires_grad_(name in parameters)
 
 
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().float().numpy().tobytes()).hexdigest()
+
+
 def _random_draws(shape: torch.Size, timesteps: int, generator: torch.Generator) -> Iterator[Draw]:
     """Drawn on the CPU, so that a seed means the same run on every device."""
     while True:
@@ -150,9 +158,7 @@ def _loss(pipe, posterior, text, noise_scheduler, prior, posterior_noise, noise,
     loss = F.mse_loss(predicted.float(), target.float())
     if prior:
         weight, image = prior
-        with torch.no_grad():
-            alone = image(noisy[:1], timestep, text).sample
-        loss = loss + weight * F.mse_loss(predicted[:1].float(), alone.float())
+        loss = loss + weight * prior_loss(image, predicted, noisy, timestep, text)
     return loss
 
 

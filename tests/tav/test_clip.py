@@ -192,3 +192,9 @@ def test_a_written_clip_plays_in_browsers_and_has_the_same_bytes_each_time(tmp_p
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt, stream.frames) == ("h264", "yuv420p", 3)
         assert (stream.height, stream.width, float(stream.average_rate)) == (194, 192, 7.5)
+
+
+def test_frames_of_an_earlier_longer_clip_are_not_read_again(tmp_path):
+    write_frames(tmp_path, torch.zeros(5, 3, 8, 8))
+    write_frames(tmp_path, torch.ones(3, 3, 8, 8))
+    assert torch.equal(read_frames(tmp_path), torch.ones(3, 3, 8, 8))

@@ -250,3 +250,18 @@ def test_an_image_model_of_version_1_4_has_the_papers_number_of_parameters():
     after = sum(parameter.numel() for parameter in unet.parameters())
     trained = sum(parameter.numel() for parameter in tuned_parameters(unet).values())
     assert [round(count / 1e6, 1) for count in (before, after, trained)] == [859.5, 909.1, 74.4]
+
+
+def test_a_misspelt_setting_is_a_mistake_in_the_call_and_fetches_nothing(folder):
+    with pytest.raises(TypeError, match="num_framse"):
+        load_pipeline(folder, num_framse=8)
+
+
+def test_running_out_of_memory_while_loading_is_not_called_a_broken_model(folder, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("tav.pipeline.AutoencoderKL.from_pretrained", full)
+    with pytest.raises(RuntimeError, match="can't allocate memory") as caught:
+        load_pipeline(folder)
+    assert not isinstance(caught.value, InputError)

@@ -8,7 +8,8 @@ from diffusers import UNet2DConditionModel
 from einops import repeat
 
 from tav.errors import InputError
-from tav.model import ADDED, image_model, inflate, tuned_parameters
+from tav.model import ADDED, inflate, tuned_parameters
+from tav.options import image_model
 from tests import tiny
 
 FRAMES = 5
@@ -205,7 +206,7 @@ def test_a_convolution_over_time_joins_a_frame_with_its_neighbours():
 def test_the_image_model_of_an_inflated_unet_is_the_one_it_was_made_from():
     unet = inflate(tiny.unet(), FRAMES, temporal_conv=True)
     wake_time(unet)
-    image = image_model(unet)
+    image = image_model(unet, ADDED)
     assert torch.equal(predict(image, *inputs()), predict(tiny.unet(), *inputs()))
     shared = {p.data_ptr() for p in unet.parameters()} & {p.data_ptr() for p in image.parameters()}
     queries = [name for name in tuned_parameters(unet) if "_temp" not in name]

@@ -142,6 +142,10 @@ def test_the_state_of_another_run_is_refused(folder, tmp_path):
     tuned(folder, state=state, save_every=2)
     with pytest.raises(InputError, match="the state of another run"):
         tuned(folder, state=state, seed=6)
+    with pytest.raises(InputError, match="the state of another run"):
+        tuned(folder, state=state, clip=-tiny.moving_square())
+    with pytest.raises(InputError, match="has 4 steps behind it and 3 are wanted"):
+        tuned(folder, state=state, steps=3)
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(folder):
