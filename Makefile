@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell $(name) -c 'impo
 SHELL := bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help reproduce test report lint clean inputs
+.PHONY: help reproduce test smoke verify report lint clean inputs
 
 help:       ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,15 +15,22 @@ reproduce: inputs  ## build .venv, fetch data and models, run every stage that i
 test: inputs       ## build .venv, fetch data and models, run the tests
 	python -m pytest
 
+smoke: inputs      ## one clip, one edit, one peer and one notebook in a folder of their own: does it run here?
+	python -m publish smoke
+
+verify: inputs     ## say whether this clone makes what it shows, one line a check
+	python -m publish verify
+
 report: inputs     ## write reports/ again from the results
 	dvc repro report
 	python -m publish readme
 
-lint: .venv/built  ## check the code's style
+lint: .venv/built  ## check the code's style and that imports point one way (`make test` does, too)
 	ruff check .
+	lint-imports
 
-clean:             ## remove .venv, results, interrupted runs and the DVC cache (reports/ stays)
-	rm -rf .venv .state results .dvc/cache .dvc/tmp .pytest_cache .ruff_cache
+clean:             ## remove .venv, results, all pieces and the DVC cache (reports/ stays)
+	rm -rf .venv .pieces .state results .dvc/cache .dvc/tmp .pytest_cache .ruff_cache .import_linter_cache
 
 inputs: .venv/built
 	dvc pull -q data.dvc miniature/dvc.yaml

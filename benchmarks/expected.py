@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import memory
 from benchmarks.full_size import RESULTS, V1_4
+from publish.marks import write_marked
 from tav.errors import InputError
 from tav.model import inflate
 
@@ -121,17 +122,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     memory_rows, full_rows = (pd.read_csv(RESULTS / f"{kind}-{options.device}.csv") for kind in ("memory", "full-size"))
     full_rows = full_rows.rename(columns={"seconds per step": "each", "peak GB": "peak"})
-    text = options.readme.read_text()
     tables = {
         "memory": memory.table(memory_rows) + "\n",
         "expected": table(memory_rows),
         "full size": steps_table(full_rows),
     }
     for name, written in tables.items():
-        before, start, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        text = before + start + written + end + after
-    options.readme.write_text(text)
+        write_marked(options.readme, name, written)
 
 
 if __name__ == "__main__":

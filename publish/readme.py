@@ -4,9 +4,9 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from publish.marks import write_marked
 from publish.report import measured
 from studies.settings import Params
-from tav.errors import InputError
 
 VERDICTS = ("holds", "fails", "undecided")
 
@@ -16,12 +16,8 @@ def write_readme(params: Params, readme: str | Path = "README.md", out: str | Pa
 
     No stage's work: DVC takes away what a stage writes before it runs.
     """
-    readme, claims = Path(readme), json.loads((Path(out) / "metrics" / "claims.json").read_text())
-    before, start, rest = readme.read_text().partition("<!-- claims -->\n")
-    _, end, after = rest.partition("<!-- end of claims -->")
-    if not end:
-        raise InputError(f"{readme} has no lines <!-- claims --> and <!-- end of claims --> to write between")
-    readme.write_text(before + start + claims_table(claims) + end + after)
+    claims = json.loads((Path(out) / "metrics" / "claims.json").read_text())
+    write_marked(readme, "claims", claims_table(claims))
 
 
 def claims_table(claims: list[dict]) -> str:

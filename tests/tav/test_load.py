@@ -238,7 +238,7 @@ def test_a_lora_that_cannot_be_merged_is_refused_in_one_line(saved, adapted, tmp
         "more.safetensors",
     ):
         message = refused(saved, lora=tmp_path / name)
-        assert "cannot merge the LoRA" in message and whys.get(name, "") in message
+        assert "cannot load the LoRA" in message and whys.get(name, "") in message
 
 
 def test_an_image_model_of_version_1_4_has_the_papers_number_of_parameters():

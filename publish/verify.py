@@ -1,0 +1,108 @@
+"""Whether what a clone shows is what it makes: one line a check.
+
+The committed scores of the benchmark are what the verdicts rest on. Every default run makes the clips of params.yaml
+again, so that their scores have to come out as the committed ones, but for what another processor's rounding does.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from publish.marks import read_marked
+from publish.readme import claims_table
+from publish.report import measured
+from studies.benchmark import KEPT, made_with
+from studies.settings import Params
+from tav.errors import InputError
+
+CLAIMS = Path("reports/metrics/claims.json")
+MADE_AGAIN = Path("results/notebooks/04_baselines/scores.csv")
+TOLERANCES = {  # of a method's mean over the clips: what rounding moved it by on another processor, and as much again
+    "frame consistency": 0.2,  # points: no frame changes by more than a few grey levels
+    "text alignment": 0.4,  # points
+    "edit success": 0.05,  # read off single frames, of which a few are near the judge's line
+    "identity stability": 0.06,  # pairs of frames: one frame read otherwise changes several pairs
+    "motion correlation": 0.05,  # a path is a mean over frames and things
+}
+
+
+def verify(params: Params) -> None:
+    """Prints one line per check; raises InputError if one fails."""
+    checks = {
+        "dvc.lock is of these settings, sources and inputs": check_lock,
+        "the clips made again score as the committed benchmark says": lambda: check_scores(params),
+        "the committed benchmark was made with these settings and measures": lambda: check_settings(params),
+        "README, report and claims agree": check_claims,
+    }
+    failed = sum(not _passes(name, check) for name, check in checks.items())
+    if failed:
+        raise InputError(f"{failed} of {len(checks)} checks failed, see above: `make reproduce` makes all anew")
+
+
+def _passes(name: str, check: Callable[[], Iterable[str]]) -> bool:
+    problems = list(check())
+    print(f"{'FAIL' if problems else 'ok  '} {name}{': ' if problems else ''}{'; '.join(problems)}")
+    return not problems
+
+
+def check_lock() -> list[str]:
+    """The stages that `dvc repro` would run, beside `inputs`, which always runs; results need not be here."""
+    command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        return [" ".join(done.stdout.split()[-30:])]
+    stale = [stage for stage in re.findall(r"Running stage '(.+)'", done.stdout) if stage != "inputs"]
+    return [f"stale: {', '.join(stale)}"] if stale else []
+
+
+def check_scores(params: Params, again: Path = MADE_AGAIN, kept: Path = KEPT / "scores.csv") -> list[str]:
+    """Where a method's mean over the clips of params.yaml differs from the committed one by more than its tolerance."""
+    missing = [str(path) for path in (again, kept) if not path.is_file()]
+    if missing:
+        return [f"{path} is not here" for path in missing]
+    keys = ["method", "clip", "edit"]
+    both = pd.read_csv(again).merge(pd.read_csv(kept), on=keys, suffixes=("", " committed"))
+    if not len(both):
+        return ["no clip of params.yaml is in the committed list"]
+    problems = []
+    for measure, tolerance in TOLERANCES.items():
+        if measure not in both or f"{measure} committed" not in both:
+            continue
+        means = both.groupby("method")[[measure, f"{measure} committed"]].mean()
+        off = (means[measure] - means[f"{measure} committed"]).abs()
+        problems += [
+            f"{measure} of {method} is off by {value:.3g}, allowed are {tolerance}"
+            for method, value in off[off > tolerance].items()
+        ]
+    return problems
+
+
+def check_settings(params: Params, kept: Path = KEPT / "settings.json") -> list[str]:
+    """What the committed benchmark was made with that is another now."""
+    if not kept.is_file():
+        return [f"{kept} is not here"]
+    then, now = json.loads(kept.read_text()), made_with(params)
+    return [f"{key} differs" for key in now if then.get(key) != now[key]]
+
+
+def check_claims(readme: str | Path = "README.md", report: str | Path = "reports/index.html") -> list[str]:
+    """Where the README's table, the report's page or a section's own file says something else than claims.json."""
+    if not CLAIMS.is_file():
+        return [f"{CLAIMS} is not here"]
+    claims = json.loads(CLAIMS.read_text())
+    problems = []
+    if read_marked(readme, "claims") != claims_table(claims):
+        problems.append(f"{readme} shows other claims: run `python -m publish readme`")
+    page = Path(report).read_text()
+    problems += [f"{report} does not show {row['name']}" for row in claims if measured(row) not in page]
+    for section in dict.fromkeys(row["section"] for row in claims):
+        rows = {row["name"]: row for row in claims if row["section"] == section}
+        own = json.loads((CLAIMS.parent / f"{section}.json").read_text())
+        if {name: {"section": section, "name": name, **row} for name, row in own.items()} != rows:
+            problems.append(f"{CLAIMS.parent / section}.json differs")
+    return problems

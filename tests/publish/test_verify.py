@@ -1,0 +1,68 @@
+"""`python -m publish verify`: what it finds, and that it says so in one line a check."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from measures.evidence import Interval, decide
+from publish import verify
+from publish.readme import claims_table
+from publish.report import measured
+from studies.settings import load_params
+from tav.errors import InputError
+
+ROWS = [
+    {"section": "02_results", "name": "gain", **decide("Edits follow", "Gain", Interval(2.0, 1.0, 3.0), at_least=0)},
+    {"section": "02_results", "name": "loss", **decide("Nothing is lost", "Loss", 3.7, at_most=1)},
+]
+
+
+@pytest.fixture
+def reports(tmp_path, monkeypatch):
+    """Reports, README and claims that agree."""
+    monkeypatch.chdir(tmp_path)
+    verify.CLAIMS.parent.mkdir(parents=True)
+    verify.CLAIMS.write_text(json.dumps(ROWS))
+    own = {row["name"]: {k: v for k, v in row.items() if k not in ("section", "name")} for row in ROWS}
+    (verify.CLAIMS.parent / "02_results.json").write_text(json.dumps(own))
+    Path("reports/index.html").write_text(" ".join(measured(row) for row in ROWS))
+    Path("README.md").write_text(f"<!-- claims -->\n{claims_table(ROWS)}<!-- end of claims -->\n")
+    return tmp_path
+
+
+def test_pages_that_agree_pass_and_each_that_does_not_is_named(reports):
+    assert verify.check_claims() == []
+    Path("README.md").write_text(Path("README.md").read_text().replace("| 1 |", "| 2 |"))
+    Path("reports/index.html").write_text(measured(ROWS[0]))
+    (verify.CLAIMS.parent / "02_results.json").write_text("{}")
+    assert verify.check_claims() == [
+        "README.md shows other claims: run `python -m publish readme`",
+        "reports/index.html does not show loss",
+        "reports/metrics/02_results.json differs",
+    ]
+
+
+def test_scores_are_compared_as_means_of_the_clips_that_both_have(reports):
+    again, kept = Path("again.csv"), Path("kept.csv")
+    assert verify.check_scores(None, again, kept) == ["again.csv is not here", "kept.csv is not here"]
+    rows = pd.DataFrame({"method": "SDEdit", "clip": ["a", "b"], "edit": "object", "frame consistency": [90.0, 92.0]})
+    other = pd.DataFrame({"method": ["SDEdit"], "clip": "c", "edit": "object", "frame consistency": 10.0})
+    rows.to_csv(again, index=False)
+    pd.concat([rows.assign(**{"frame consistency": [90.3, 92.0]}), other]).to_csv(kept, index=False)
+    assert verify.check_scores(None, again, kept) == []
+    pd.concat([rows.assign(**{"frame consistency": [90.5, 92.0]}), other]).to_csv(kept, index=False)
+    assert verify.check_scores(None, again, kept) == ["frame consistency of SDEdit is off by 0.25, allowed are 0.2"]
+    other.to_csv(kept, index=False)
+    assert verify.check_scores(None, again, kept) == ["no clip of params.yaml is in the committed list"]
+
+
+def test_a_check_is_a_line_and_one_that_fails_is_bad_input(reports, monkeypatch, capsys):
+    monkeypatch.setattr(verify, "check_lock", lambda: ["stale: edit"])
+    params = load_params(Path(__file__).parents[2] / "params.yaml")
+    with pytest.raises(InputError, match="3 of 4 checks failed"):
+        verify.verify(params)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "FAIL dvc.lock is of these settings, sources and inputs: stale: edit" and len(lines) == 4
+    assert lines[3] == "ok   README, report and claims agree"
