@@ -37,6 +37,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from IPython.display import Markdown, display
 from torch.utils.flop_counter import FlopCounterMode
 
+# %%
 from measures.evidence import decide, evidence, write_metrics
 from publish import figures
 from studies.settings import load_params

@@ -49,9 +49,10 @@ shown_frames = 4  # of a strip
 # %%
 params = load_params()
 settings = params.model_dump(mode="json")
-chosen, seeds = (list(dict.fromkeys(column)) for column in zip(*runs(params), strict=True))
-changes = settings["ablation"] | settings["full_ablation"]
-changes = {name: {key: value for key, value in changes[name].items() if value} for name in chosen}
+variants = settings["ablation"] | settings["full_ablation"]
+chosen = dict.fromkeys(variant for variant, _ in runs(params))
+changes = {name: {key: value for key, value in variants[name].items() if value} for name in chosen}
+seeds = [params.tune.seed, *(params.seeds if params.full else [])]
 count = sum(len(entry.edits) for entry in params.clips.values())
 text = f"{len(changes)} variants and the full method, {len(params.clips)} clips, {count} edits, seeds {seeds}:"
 display(Markdown(text))

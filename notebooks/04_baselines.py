@@ -33,6 +33,7 @@ from importlib.resources import files
 import pandas as pd
 from IPython.display import Markdown, display
 
+# %%
 from measures.evidence import decide, evidence, write_metrics
 from measures.tables import METHOD, gains, means, trivial
 from peers import PEERS

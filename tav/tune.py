@@ -185,9 +185,9 @@ class _Run:
     def save(self, path: Path, settings: dict) -> None:
         tensors = {"generator": self.generator.get_state(), "losses": torch.tensor(self.losses, dtype=torch.float64)}
         for name, parameter in self.tuned.items():
-            tensors[f"tuned/{name}"] = parameter.detach().cpu()
+            tensors[f"tuned/{name}"] = parameter.detach().cpu().contiguous()
             for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{key}/{name}"] = value.cpu()
+                tensors[f"{key}/{name}"] = value.cpu().contiguous()
         unfinished = path.with_suffix(".unfinished")
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"settings": json.dumps(settings), "scaler": json.dumps(self.scaler.state_dict())}

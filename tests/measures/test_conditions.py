@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import DPTConfig, DPTForDepthEstimation
 
+from measures import conditions
 from measures.conditions import CENTRE, HAND, HEAD, KINDS, condition, depth, edges, mask, openpose, pose
 from measures.truth import Truth
-from studies import conditions
 from tav.errors import InputError
 from tests import tiny
 
 FRAMES = 4
-NONE = dict(depth="models/no/depth", openpose="models/no/openpose")
+NONE = {"depth": "models/no/depth", "openpose": "models/no/openpose"}
 UNUSED = "neck.fusion_stage.layers.0.residual_layer1."
 
 
@@ -111,8 +111,8 @@ def test_every_kind_is_drawn_by_its_name(truth, tmp_path, monkeypatch):
     frames = (tiny.moving_square(2, size=64) + 1) / 2
     save_depth_model(tmp_path)
     monkeypatch.setattr(conditions, "openpose", lambda *given: given)
-    models = dict(depth=str(tmp_path), openpose="people")
-    expected = {"edges": edges(frames), "mask": mask(truth), "pose": pose(truth), "depth": depth(frames, models.depth)}
+    models = {"depth": str(tmp_path), "openpose": "people"}
+    expected = {"edges": edges(frames), "mask": mask(truth), "pose": pose(truth), "depth": depth(frames, models["depth"])}
     for kind, drawn in expected.items():
         assert torch.equal(condition(kind, frames, truth, models), drawn)
     assert condition("openpose", frames, truth, models) == (frames, "people")
@@ -247,7 +247,7 @@ def test_weights_of_openpose_that_are_missing_or_more_than_weights_are_not_loade
     refused("holds more than weights", openpose, torch.rand(1, 3, 32, 32), str(tmp_path))
     torch.save({"conv1_1.weight": torch.zeros(1)}, tmp_path / "body_pose_model.pth")
     refused("cannot load", openpose, torch.rand(1, 3, 32, 32), str(tmp_path))
-    refused("cannot load models/no/openpose .*conditions.openpose", openpose, torch.zeros(1, 3, 32, 32), NONE.openpose)
+    refused("cannot load models/no/openpose .*conditions.openpose", openpose, torch.zeros(1, 3, 32, 32), NONE["openpose"])
     (tmp_path / "body_pose_model.pth").write_bytes(b"<html>")
     refused("holds more than weights|cannot load", openpose, torch.rand(1, 3, 32, 32), str(tmp_path))
     assert not (tmp_path / "ran").exists()

@@ -139,15 +139,15 @@ def test_variants_are_scored_beside_the_full_method_and_without_a_judge_stay_ope
 
 def test_further_seeds_are_nested_in_their_clips_and_the_steps_are_an_axis(project, set_params):
     set_params({"full": True, "seeds": [34], "full_ablation": {"method": {}, "steps-30": {"tune": {"steps": 30}}}})
-    folders = ["ablate/own-frame-attention/34", "ablate-full/method/33", "ablate-full/method/34"]
-    for folder in [*folders, "ablate-full/steps-30/33", "ablate-full/steps-30/34"]:
-        shutil.copytree("results/edit", Path("results") / folder)
-    shutil.copytree("results/ablate/own-frame-attention/33", "results/ablate/no-tuning/33")
+    folders = ["own-frame-attention/34", "method/33", "method/34", "steps-30/33", "steps-30/34"]
+    for folder in [*folders, "no-tuning/33", "no-tuning/34"]:
+        shutil.copytree("results/edit", Path("results/ablate") / folder)
+    shutil.copytree("results/edit", "results/ablate/taken-out/33")  # of a variant that params.yaml has no more
     set_params({"ablation.no-tuning": {"tune": {"steps": 0}}})
     path = run_notebook("notebooks/03_ablation.py", "results/notebooks/03_ablation")
     scores = pd.read_csv(path.parent / "scores.csv")
     assert scores.groupby("method").size().to_dict() == {
-        "Tune-A-Video": 6, "no-tuning": 3, "own-frame-attention": 6, "steps-30": 6
+        "Tune-A-Video": 6, "no-tuning": 6, "own-frame-attention": 6, "steps-30": 6
     }  # fmt: skip
     assert (path.parent / "figures/steps.png").exists()
     assert not [output for output in outputs(path) if output.get("name") == "stderr"]

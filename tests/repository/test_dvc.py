@@ -61,8 +61,9 @@ class Workspace:
         control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 4, 4))
         control.save_pretrained(folder / "models/miniature/controlnet-edges")
         (folder / "data/evaluation.yaml").write_text("clips: {}\n")
-        for name in ("one", "two"):
-            write_clip(folder / f"data/clips/{name}.mp4", (tiny.moving_square(3) + 1) / 2)
+        square = (tiny.moving_square(3) + 1) / 2
+        for name, clip in {"one": square, "two": square.flip(-1)}.items():
+            write_clip(folder / f"data/clips/{name}.mp4", clip)
         settings = YAML(typ="safe").load(ROOT / "params.yaml")
         self.settings = settings | SMALL | {"clips": {}}
         self.settings["tune"] |= {"steps": 2}
