@@ -112,7 +112,8 @@ def test_every_kind_is_drawn_by_its_name(truth, tmp_path, monkeypatch):
     save_depth_model(tmp_path)
     monkeypatch.setattr(conditions, "openpose", lambda *given: given)
     models = {"depth": str(tmp_path), "openpose": "people"}
-    expected = {"edges": edges(frames), "mask": mask(truth), "pose": pose(truth), "depth": depth(frames, models["depth"])}
+    expected = {"edges": edges(frames), "mask": mask(truth), "pose": pose(truth)}
+    expected["depth"] = depth(frames, models["depth"])
     for kind, drawn in expected.items():
         assert torch.equal(condition(kind, frames, truth, models), drawn)
     assert condition("openpose", frames, truth, models) == (frames, "people")
@@ -247,7 +248,8 @@ def test_weights_of_openpose_that_are_missing_or_more_than_weights_are_not_loade
     refused("holds more than weights", openpose, torch.rand(1, 3, 32, 32), str(tmp_path))
     torch.save({"conv1_1.weight": torch.zeros(1)}, tmp_path / "body_pose_model.pth")
     refused("cannot load", openpose, torch.rand(1, 3, 32, 32), str(tmp_path))
-    refused("cannot load models/no/openpose .*conditions.openpose", openpose, torch.zeros(1, 3, 32, 32), NONE["openpose"])
+    nothing = torch.zeros(1, 3, 32, 32), NONE["openpose"]
+    refused("cannot load models/no/openpose .*conditions.openpose", openpose, *nothing)
     (tmp_path / "body_pose_model.pth").write_bytes(b"<html>")
     refused("holds more than weights|cannot load", openpose, torch.rand(1, 3, 32, 32), str(tmp_path))
     assert not (tmp_path / "ran").exists()
