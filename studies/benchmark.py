@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from measures.tables import METHOD, Stored, trivial
+from peers import PEERS
 from studies.cluster import each
 from studies.code import digest_of_code
 from studies.digests import digest_of_files
@@ -64,7 +65,8 @@ def score_clip(params: Params, name: str) -> pd.DataFrame:
     ours = Stored({(name, edit): method.edit(entry, prompt).folder for edit, prompt in entry.edits.items()})
     edits = trivial(ours, scores.source) | {METHOD: ours}
     for peer in params.peers:
-        edits[peer] = Stored({(name, edit): piece.folder for edit, piece in peers.edits(peer, entry).items()})
+        pieces = peers.edits(peer, entry)
+        edits[PEERS[peer].name] = Stored({(name, edit): piece.folder for edit, piece in pieces.items()})
     return scores.table(edits).round(4)
 
 
