@@ -33,7 +33,7 @@ clean:             ## remove .venv, results, all pieces and the DVC cache (repor
 	rm -rf .venv .pieces .state results .dvc/cache .dvc/tmp .pytest_cache .ruff_cache .import_linter_cache
 
 inputs: .venv/built
-	dvc pull -q data.dvc miniature/dvc.yaml
+	dvc pull -q data.dvc miniature/dvc.yaml world/data/sprites.dvc world/models.dvc
 
 .venv/built: requirements.lock
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or later is needed: install it, or give make PYTHON=/its/path" >&2; exit 2; }

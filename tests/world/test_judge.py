@@ -1,0 +1,177 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from tests.world.test_control import tiny_models
+from world import fit as loop
+from world import judge
+from world.pool import Pool
+from world.reading import MAPPED, NOTHING, VOTES, Judge, hue, places
+from world.scenes import BARE, COLOURS, TRAINING, drawings, objects
+
+MODELS, CPU = Path("world/models"), torch.device("cpu")
+
+
+def randomness(seed=1):
+    return np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A pipeline of small random models."""
+    return tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return Pool(96, 5, CPU, layouts=judge.LAYOUTS, masks=True, draw=judge.scenes)
+
+
+@pytest.fixture(scope="module")
+def truth(pool):
+    return judge.Truth(pool)
+
+
+def answer(question, number):
+    return judge.answers()[question][number]
+
+
+def test_the_judge_learns_all_objects_wherever_clips_put_them():
+    drawn = judge.scenes(np.random.default_rng(3), 4000)
+    assert set(drawn.drawing[:, 0]) == set(range(len(drawings())))
+    single = drawn.pose[(drawn.count == 1), 0]
+    low, high = single.min(0), single.max(0)
+    assert low[0] < 0 and high[0] > 1 and low[1] < 0.25 and high[1] > 0.8 and low[2] < 0.33 and high[2] > 0.85
+    assert low[3] < -150 and high[3] > 150 and low[4] < -0.4 and high[4] > 0.4
+    apart = np.abs(drawn.pose[drawn.count > 1, 0, 0] - drawn.pose[drawn.count > 1, 1, 0])
+    assert apart.min() < 0.05 and apart.max() > 0.4 and (drawn.front != BARE).mean() > 0.15
+
+
+def test_its_layouts_are_not_those_of_other_models_or_of_the_measurement(pool):
+    used = set(pool.scenes.layout)
+    assert used <= set(judge.LAYOUTS) and used.isdisjoint(TRAINING) and used.isdisjoint(judge.FRESH)
+
+
+def test_what_is_asked_for_is_the_thing_that_shows_most(pool, truth):
+    area = pool.visible.float().mean((2, 3))
+    told = pool.scenes
+    for row in range(len(pool)):
+        main = int(truth.main[row])
+        assert area[row, main] == area[row].max()
+        said = {question: answer(question, n) for question, n in zip(judge.answers(), truth.answers[row], strict=True)}
+        thing = told.things(row)[main]
+        assert said["drawing"] == "/".join(drawings()[told.drawing[row, main]])
+        assert said["colour"] == thing.colour and said["wears"] == (thing.wears or "bare")
+        assert said["facing"] == ("right" if told.facing[row, main] > 0 else "left")
+        assert said["object"] == (NOTHING if pool.share[row, main] < judge.HIDDEN else thing.object)
+
+
+def test_some_things_are_hidden_and_most_are_not(pool, truth):
+    assert 0.01 < (truth.answers[:, 0] == len(objects())).float().mean() < 0.2
+
+
+def test_of_a_thing_that_cannot_be_recognised_the_object_alone_is_learned(truth):
+    said = truth.answers[:4].clone()
+    said[:2, 0] = len(objects())
+    sizes = [len(known) for known in judge.answers().values()]
+    logits = torch.zeros(4, sum(sizes), requires_grad=True)
+    judge.naming(logits, said).backward()
+    asked = [part.abs().sum(1) > 0 for part in logits.grad.split(sizes, 1)]
+    assert asked[0].all() and all(part.tolist() == [False, False, True, True] for part in asked[1:])
+
+
+def test_maps_that_say_the_truth_cost_least(pool, truth):
+    rows = torch.arange(8)
+    batch = {name: getattr(truth, name)[rows] for name in ("things", "walks", "classes")}
+    batch["visible"] = pool.visible[rows] / 255
+    batch["walks"][:] = True
+    owner = batch["visible"].argmax(1)[..., None]
+    votes = batch["things"][torch.arange(8)[:, None, None], owner[..., 0]].permute(0, 3, 1, 2)
+    votes = torch.cat([votes[:, :2] - places(64), votes[:, 2:]], 1)
+    seen = batch["visible"].sum(1, keepdim=True).clamp(0.001, 0.999).logit()
+    counts = [len(objects()), len(COLOURS)]
+    classes = batch["classes"][torch.arange(8)[:, None, None], owner[..., 0]]
+    classes = [20.0 * one_hot(classes[..., k], n).permute(0, 3, 1, 2) for k, n in enumerate(counts)]
+    right = torch.cat([seen, votes, *classes], 1)
+    least = judge.finding(right, batch)
+    for number in range(len(VOTES)):
+        wrong = right.clone()
+        wrong[:, number] += 0.1 if number else -4
+        assert judge.finding(wrong, batch) > least + 0.005, VOTES[number]
+    for first in (len(VOTES), len(VOTES) + counts[0]):
+        wrong = right.clone()
+        wrong[:, first : first + 2] += 40 * torch.rand(8, 2, 1, 1)
+        assert judge.finding(wrong, batch) > least
+
+
+def test_a_third_goes_through_each_model_and_some_are_broken(pool, folder):
+    degraded, chosen = judge.Degraded(pool, folder), np.arange(66)
+    (one, broken), (two, again) = (degraded.take(chosen, *randomness()) for _ in range(2))
+    assert torch.equal(one, two) and torch.equal(broken, again)
+    assert one.shape == (66, 3, 64, 64) and 0 <= one.min() and one.max() <= 1
+    drawn = pool.take(chosen, torch.Generator().manual_seed(1))
+    same = (one == drawn).flatten(1).all(1)
+    each = -(-66 // judge.BROKEN)
+    assert not same[:44].any() and same[44 : 66 - 2 * each].all() and not same[66 - 2 * each :].any()
+    assert broken.nonzero()[:, 0].tolist() == [*range(2 * each), *range(66 - 2 * each, 66)]
+
+
+def test_without_a_unet_the_autoencoder_does(pool, folder, tmp_path):
+    shutil.copytree(folder / "vae", tmp_path / "vae")
+    pictures, broken = judge.Degraded(pool, tmp_path).take(np.arange(66), *randomness())
+    assert pictures.isfinite().all() and broken.sum() == 3 * -(-66 // judge.BROKEN)
+
+
+def test_a_shuffled_picture_has_the_same_patches_elsewhere():
+    pictures = torch.rand(2, 3, 64, 64)
+    changed = judge.shuffled(pictures, np.random.default_rng(0))
+    assert not torch.equal(changed, pictures)
+    torch.testing.assert_close(changed.flatten().sort().values, pictures.flatten().sort().values)
+    assert (changed[:, :, :8, :8].flatten(1).sum(1)[:, None] - pictures.unfold(2, 8, 8).unfold(3, 8, 8).sum((1, 4, 5))
+            .flatten(1)).abs().amin(1).max() < 1e-3  # fmt: skip
+
+
+def test_augmented_pictures_keep_their_things_and_colours(pool):
+    drawn = pool.pictures[:24] / 255
+    changed = judge.augment(drawn, *randomness())
+    assert 0.005 < (changed - drawn).abs().mean() < 0.12
+    for before, after in zip(drawn, changed, strict=True):
+        assert np.corrcoef(before.mean(0).flatten(), after.mean(0).flatten())[0, 1] > 0.7
+    plain = torch.tensor([0.8, 0.4, 0.3])[:, None, None].expand(40, 3, 64, 64)
+    turned = hue(judge.augment(plain, *randomness()).mean((2, 3))) - hue(plain.mean((2, 3)))
+    assert 1 < turned.abs().max() < 5
+
+
+def test_training_publishes_a_judge_and_interrupted_training_the_same_one(folder, tmp_path, monkeypatch):
+    settings = {"pictures": 8, "pool": 12, "batch": 4, "learning_rate": 1e-3, "warmup": 1, "average": 0.9, "seed": 5,
+                "save_every": 1}  # fmt: skip
+    monkeypatch.setattr(judge.settle, "__defaults__", (1,))
+    monkeypatch.setattr(judge, "LAYOUTS", range(1000, 1002))
+    read = []
+    for run, limits in (("whole", [float("inf")]), ("pieces", [-1.0, float("inf")])):
+        shutil.copytree(folder, tmp_path / run)
+        monkeypatch.setattr(loop, "STATE", tmp_path / run / "state")
+        for limit in limits:
+            judge.train(settings, tmp_path / run, CPU, limit)
+        weights = sorted((tmp_path / run / "judge").rglob("*.safetensors"))
+        read.append([path.read_bytes() for path in weights])
+        assert sum(path.stat().st_size for path in weights) < 9e6
+    assert len(read[0]) == 2 and read[0] == read[1]
+    published = Judge.load(tmp_path / "whole" / "judge", "cpu")
+    assert published.answers == judge.answers() and set(published.mapped) == set(MAPPED)
+    pool = Pool(6, 1, CPU, layouts=judge.LAYOUTS, masks=True)
+    figures = judge.compare(published, pool.take(np.arange(6), torch.Generator().manual_seed(0)), pool)
+    assert set(judge.answers()) < set(figures) and all(0 <= figures[question] <= 100 for question in judge.answers())
+
+
+@pytest.mark.skipif(not (MODELS / "judge").exists(), reason="no judge is published")
+def test_the_published_judge_reads_drawn_pictures():
+    figures = judge.measure(MODELS, CPU, count=120)
+    for kind in ("drawn", "reconstructed"):
+        assert min(figures[kind][question] for question in ("object", "style", "place", "facing")) > 90
+        assert figures[kind]["drawing"] > 85 and figures[kind]["mask"] > 0.7
+        assert figures[kind]["hue"] < 10 and figures[kind]["centre"] < 2

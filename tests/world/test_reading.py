@@ -1,0 +1,170 @@
+import pytest
+import torch
+from torch.nn.functional import interpolate, one_hot
+from transformers import ResNetConfig, ResNetForImageClassification, UperNetConfig, UperNetForSemanticSegmentation
+
+from tav.errors import InputError
+from world.reading import NOTHING, VOTES, Judge, Reading, hue, locate, places
+
+ANSWERS = {"object": ["fox", "car", NOTHING], "drawing": ["fox/a", "fox/b", "car/a"], "style": ["3d", "pencil"],
+           "place": ["sea"], "colour": ["red", "grey"]}  # fmt: skip
+LABELS = [f"{question}:{answer}" for question, answers in ANSWERS.items() for answer in answers]
+MAPPED = ["object:fox", "object:car", "colour:red", "colour:grey"]
+
+
+def stored(folder, votes=VOTES):
+    """A judge of random weights that knows other answers than the world's, in `folder`."""
+    torch.manual_seed(0)
+    sizes = {"num_channels": 5, "embedding_size": 8, "layer_type": "basic", "depths": [1, 1]}
+    backbone = ResNetConfig(**sizes, hidden_sizes=[8, 16], out_features=["stage1", "stage2"])
+    finder = UperNetConfig(backbone_config=backbone, hidden_size=8, pool_scales=[1], use_auxiliary_head=False,
+                           id2label=dict(enumerate([*votes, *MAPPED])))  # fmt: skip
+    reader = ResNetConfig(**sizes, hidden_sizes=[8, 16], id2label=dict(enumerate(LABELS)))
+    ResNetForImageClassification(reader).half().save_pretrained(folder / "reader")
+    UperNetForSemanticSegmentation(finder).half().save_pretrained(folder / "finder")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return stored(tmp_path_factory.mktemp("judge"))
+
+
+def ballot(side, *things):
+    """Maps of pixels that vote for the truth: things are x, y, size, angle, squash, shear, and where they are seen."""
+    maps = torch.zeros(len(VOTES), side, side)
+    maps[0] = -9
+    grid = places(side)
+    for x, y, size, angle, squash, shear, seen in things:
+        left, top, right, bottom = (round(edge * side) for edge in seen)
+        turn = torch.tensor(angle).deg2rad()
+        rest = torch.tensor([size, turn.sin(), turn.cos(), squash, shear, 0.8, 0.2, 0.1, 0, 1])
+        goal = torch.cat([torch.tensor([x, y])[:, None, None] - grid, rest[:, None, None].expand(-1, side, side)])
+        maps[0, top:bottom, left:right] = 9
+        maps[1:, top:bottom, left:right] = goal[:, top:bottom, left:right]
+    return maps
+
+
+def reading_of(maps, objects=None):
+    """A reading of one frame that holds these maps; objects: numbers of each pixel's object, h w."""
+    objects = torch.zeros(maps.shape[-2:], dtype=torch.long) if objects is None else objects
+    classes = {"object": one_hot(objects, 2).permute(2, 0, 1)[None].float()}
+    classes["colour"] = classes["object"]
+    return Reading(ANSWERS, {}, {"object": ["fox"]}, maps[None, 0].sigmoid(), maps[None], classes)
+
+
+def close(found, *expected):
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_the_answers_are_those_of_the_folder_and_every_frame_has_one_of_each(folder):
+    judge = Judge.load(folder, "cpu")
+    assert judge.answers == ANSWERS
+    reading = judge.read(torch.rand(5, 3, 40, 72, generator=torch.Generator().manual_seed(1)))
+    for question, answers in judge.answers.items():
+        assert reading.probabilities[question].shape == (5, len(answers))
+        torch.testing.assert_close(reading.probabilities[question].sum(1), torch.ones(5))
+        likeliest = reading.probabilities[question].argmax(1)
+        assert reading.names[question] == [answers[number] for number in likeliest]
+    assert reading.recognisable.tolist() == [name != NOTHING for name in reading.names["object"]]
+    assert reading.things(3).shape == (5, 3, 6) and reading.colour.shape == (5, 3) and reading.phase.shape == (5,)
+    assert reading.mask.shape == (5, 40, 72) and 0 <= reading.mask.min() < reading.mask.max() <= 1
+    assert {question: maps.shape for question, maps in reading.classes.items()} == {
+        "object": (5, 2, 64, 64),
+        "colour": (5, 2, 64, 64),
+    }
+
+
+def test_a_frame_is_read_alike_alone_and_in_a_long_clip(folder):
+    judge, frames = Judge.load(folder, "cpu"), torch.rand(70, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    clip, alone = judge.read(frames), judge.read(frames[66:67])
+    torch.testing.assert_close(clip.probabilities["object"][66:67], alone.probabilities["object"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(clip.mask[66:67], alone.mask, atol=1e-5, rtol=1e-4)
+
+
+def test_a_picture_is_read_alike_at_twice_its_size(folder):
+    judge, drawn = Judge.load(folder, "cpu"), torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(3))
+    small, large = (interpolate(drawn, side, mode="bicubic").clamp(0, 1) for side in (64, 128))
+    once, twice = judge.read(small).probabilities["object"], judge.read(large).probabilities["object"]
+    assert (once - twice).abs().max() < 0.1 * (once[0] - once[1]).abs().max()
+
+
+def test_votes_give_the_thing_even_where_most_of_it_is_outside_the_frame():
+    maps = ballot(64, (-0.05, 0.4, 0.6, -170.0, 0.3, -0.2, (0, 0.2, 0.2, 0.6)))
+    close(locate(maps, 1), [-0.05, 0.4, 0.6, -170.0, 0.3, -0.2])
+
+
+def test_votes_of_several_things_part_from_left_to_right_however_much_of_each_is_seen():
+    things = [(0.7, 0.5, 0.4, 5.0, 0.0, 0.0, (0.5, 0.3, 0.9, 0.7)),
+              (0.3, 0.5, 0.4, -5.0, 0.1, 0.0, (0.2, 0.4, 0.4, 0.5)),
+              (0.5, 0.2, 0.4, 0.0, 0.0, 0.2, (0.45, 0.05, 0.55, 0.25))]  # fmt: skip
+    close(locate(ballot(64, *things), 3), *(list(thing[:6]) for thing in sorted(things)))
+
+
+def test_a_vote_that_goes_astray_moves_nothing():
+    maps = ballot(64, (0.5, 0.5, 0.5, 0.0, 0.0, 0.0, (0.3, 0.3, 0.7, 0.7)))
+    maps[1, 20, 20:23] = 3.0
+    close(locate(maps, 1), [0.5, 0.5, 0.5, 0.0, 0.0, 0.0])
+
+
+def test_nothing_seen_has_no_place_and_no_colour():
+    assert locate(ballot(64), 2).isnan().all() and locate(ballot(64), 2).shape == (2, 6)
+    assert reading_of(ballot(64)).colour.isnan().all() and reading_of(ballot(64)).phase.isnan().all()
+
+
+def test_a_thing_counted_twice_stays_where_it_is():
+    thing = [0.4, 0.6, 0.5, 10.0, 0.0, 0.0]
+    close(locate(ballot(64, (*thing, (0.2, 0.4, 0.6, 0.8))), 2), thing, thing)
+
+
+def test_the_colour_is_that_of_the_pixels_that_show_a_thing_and_has_a_hue():
+    reading = reading_of(ballot(64, (0.5, 0.5, 0.5, 0.0, 0.0, 0.0, (0.3, 0.3, 0.7, 0.7))))
+    close(reading.colour, [0.8, 0.2, 0.1])
+    colours = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0.5, 0], [0.2, 0.2, 1]])
+    close(hue(colours), 0.0, 60.0, 120.0, 240.0)
+
+
+@pytest.mark.parametrize("side", [64, 32])
+def test_what_is_read_at_a_place_is_the_mean_over_its_pixels(side):
+    maps = ballot(64, (0.25, 0.5, 0.5, 0.0, 0.0, 0.0, (0, 0, 0.5, 1)))
+    objects = torch.zeros(64, 64, dtype=torch.long)
+    objects[:, 48:] = 1
+    masks = torch.zeros(1, 3, side, side, dtype=torch.bool)
+    masks[:, 0, :, : side // 2] = True
+    masks[:, 1, :, side // 2 :] = True
+    read = reading_of(maps, objects).at(masks)
+    torch.testing.assert_close(read.there[0, :2], torch.tensor([1.0, 0.0]), atol=0.02, rtol=0)
+    torch.testing.assert_close(read.object[0, :2], torch.tensor([[1.0, 0.0], [0.5, 0.5]]), atol=0.02, rtol=0)
+    torch.testing.assert_close(read.paint[0, 0], torch.tensor([0.8, 0.2, 0.1]), atol=0.02, rtol=0)
+    assert read.there[0, 2].isnan() and read.object[0, 2].isnan().all()
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no finder", "no weights", "half the weights", "other weights"])
+def test_a_judge_that_is_missing_or_broken_is_refused_in_one_line(folder, tmp_path, damage):
+    broken = tmp_path / "judge"
+    for part in ("reader", "finder"):
+        if damage != "no folder" and (damage, part) != ("no finder", "finder"):
+            (broken / part).mkdir(parents=True)
+            for file in (folder / part).iterdir():
+                (broken / part / file.name).write_bytes(file.read_bytes())
+    weights = broken / "reader" / "model.safetensors"
+    if damage == "no weights":
+        weights.unlink()
+    elif damage == "half the weights":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    elif damage == "other weights":
+        weights.write_bytes((folder / "finder" / "model.safetensors").read_bytes())
+    with pytest.raises(InputError) as error:
+        Judge.load(broken, "cpu")
+    assert str(broken) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_judge_with_other_votes_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no judge"):
+        Judge.load(stored(tmp_path, votes=VOTES[:5]), "cpu")
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 4, 64, 64), (0, 3, 64, 64)])
+def test_what_is_no_clip_is_refused(folder, shape):
+    with pytest.raises(InputError, match="f 3 h w"):
+        Judge.load(folder, "cpu").read(torch.zeros(shape))

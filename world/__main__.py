@@ -1,0 +1,3 @@
+from world.cli import main
+
+main()

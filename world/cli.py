@@ -1,0 +1,62 @@
+"""`python -m world STAGE`: make the data, train the models. Run from the repository's root."""
+
+import argparse
+import json
+from importlib import import_module
+from pathlib import Path
+
+MODELS = Path("world/models")
+FOLDERS = {"vae": "vae", "text": "text_encoder", "clip": "clip", "unet": "unet", "judge": "judge",
+           "edges": "controlnet-edges", "mask": "controlnet-mask", "pose": "t2i-adapter-pose",
+           "video": "text-to-video"}  # fmt: skip
+MODULES = {"text": "contrastive", "clip": "contrastive", "edges": "control", "mask": "control", "pose": "control"}
+
+
+def main() -> None:
+    """Run one stage."""
+    parser = argparse.ArgumentParser(prog="python -m world", description=__doc__)
+    parser.add_argument("stage", choices=["sprites", "clips", *FOLDERS])
+    parser.add_argument("--art", type=Path, help="sprites: folder with the unpacked art packages")
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder of the published weights")
+    parser.add_argument("--preset", choices=["cpu", "gpu"], help="instead of that of world/params.yaml")
+    parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds; the next run continues there")
+    parser.add_argument("--seconds", type=float, help="train this long, whatever the preset's number of pictures")
+    options = parser.parse_args()
+    if options.stage == "sprites":
+        from world import sprites
+
+        sprites.main(options.art)
+    elif options.stage == "clips":
+        from world import clips
+
+        clips.main()
+    else:
+        train(options.stage, options.models, options.preset, options.stop_after, options.seconds)
+
+
+def train(stage: str, folder: Path, preset: str | None, stop_after: float, seconds: float | None) -> None:
+    """Train one model, on a GPU if there is one, and note what its weights have seen."""
+    import torch
+
+    from world import fit
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen, how = settings(stage, folder, preset), (folder, device, stop_after, seconds)
+    module = import_module(f"world.{MODULES.get(stage, stage)}")
+    if stage in MODULES:
+        module.train(stage, chosen, *how)
+    else:
+        module.train(chosen, *how)
+    (folder / FOLDERS[stage] / "training.json").write_text(json.dumps(fit.progress(stage, chosen)) + "\n")
+
+
+def settings(stage: str, folder: Path, preset: str | None = None) -> dict:
+    """The stage's settings in a preset of world/params.yaml, and what a warm start's weights have seen."""
+    from ruamel.yaml import YAML
+
+    params = YAML(typ="safe").load(Path("world/params.yaml"))
+    chosen = {**params[preset or params["preset"]][stage], "before": {}}
+    if chosen.get("warm"):
+        chosen["before"] = json.loads((folder / FOLDERS[stage] / "training.json").read_text())
+    return chosen

@@ -1,0 +1,387 @@
+"""The judge of the miniature world: what and where, read off one picture; `world.reading` loads what is trained here.
+
+Only its own seeds and layouts are used, so that it has seen no picture that the other models were trained on. What a
+diffusion model paints is unlike drawn pictures, so it learns from what autoencoder and UNet make of them, too.
+"""
+
+from functools import cache
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import (
+    avg_pool2d,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    interpolate,
+    one_hot,
+    smooth_l1_loss,
+)
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
+
+from world.fit import autocast, fit, replacing
+from world.pool import Pool
+from world.reading import MAPPED, NOTHING, SIDE, VOTES, Judge, find, hue, places, prepare, resize
+from world.scenes import (
+    BARE,
+    COLOURS,
+    GREY_COLOURS,
+    MOST,
+    PLACES,
+    STYLES,
+    WEARS,
+    Scenes,
+    atlas,
+    blur,
+    drawings,
+    fronts,
+    objects,
+    objects_of,
+    random_scenes,
+)
+from world.text import Texts
+from world.unet import scheduler
+
+LAYOUTS = range(1000, 1064)  # of the places that the judge learns from
+FRESH = range(2000, 2016)  # of those it is measured on
+HIDDEN = 0.15  # of which less is seen is not recognised
+BROKEN = 64  # one picture of so many is of each broken kind
+SEED = 9191  # of the pictures it is measured on
+
+
+@cache
+def answers() -> dict[str, list[str]]:
+    """What the reader can say, per question; only the thing that shows most is asked for."""
+    return {
+        "object": [*objects(), NOTHING],
+        "drawing": [f"{name}/{drawing}" for name, drawing in drawings()],
+        "style": list(STYLES),
+        "place": list(PLACES),
+        "facing": ["left", "right"],
+        "wears": ["bare", *WEARS],
+        "colour": list(COLOURS),
+    }
+
+
+def build() -> nn.ModuleDict:
+    """Reader and finder; batch norm throughout, which two cores train several times faster than group norm."""
+    asked = [f"{question}:{answer}" for question, known in answers().items() for answer in known]
+    mapped = [f"{question}:{answer}" for question in MAPPED for answer in answers()[question] if answer != NOTHING]
+    backbone = ResNetConfig(num_channels=5, embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[2, 1, 1, 1],
+                            layer_type="basic", out_features=["stage1", "stage2", "stage3", "stage4"])  # fmt: skip
+    reader = ResNetConfig(num_channels=5, embedding_size=32, hidden_sizes=[48, 96, 160, 224], depths=[2, 2, 2, 2],
+                          layer_type="basic", id2label=dict(enumerate(asked)))  # fmt: skip
+    finder = UperNetConfig(backbone_config=backbone, hidden_size=48, pool_scales=[1, 2], use_auxiliary_head=False,
+                           id2label=dict(enumerate(VOTES + mapped)))  # fmt: skip
+    return nn.ModuleDict(
+        {"reader": ResNetForImageClassification(reader), "finder": UperNetForSemanticSegmentation(finder)}
+    )
+
+
+def scenes(rng: np.random.Generator, n: int) -> Scenes:
+    """Half as pictures are composed, the rest as clips move: partly outside, small or large, turned, in each other's
+    way, behind what stands in front, or all but gone."""
+    drawn = random_scenes(rng, n, list(objects()), LAYOUTS)
+    kind = rng.choice(["composed", "moving", "aside", "behind"], n, p=[0.5, 0.35, 0.05, 0.1])
+    single = drawn.count == 1
+    pose, count = drawn.pose.copy(), np.where(kind == "aside", 1, drawn.count)
+    moves = single & np.isin(kind, ["moving", "behind"])
+    free = np.stack([rng.uniform(-0.02, 1.02, n), rng.uniform(0.2, 0.85, n), rng.uniform(0.3, 0.9, n)], 1)
+    turned = np.where(rng.random(n) < 0.15, rng.uniform(-180, 180, n), rng.normal(0, 25, n))
+    bent = (rng.random(n) < 0.4)[:, None] * rng.normal(0, [0.22, 0.2], (n, 2))
+    pose[moves, 0] = np.concatenate([free, turned[:, None], bent], 1)[moves]
+    near = ~single & (kind == "moving")  # things that pass each other
+    pose[near, 1:, :2] = pose[near, :1, :2] + rng.normal(0, [0.22, 0.08], (near.sum(), MOST - 1, 2))
+    beyond = pose[:, 0, 2] * rng.uniform(0.3, 0.8, n)
+    aside = kind == "aside"
+    pose[aside, 0, 0] = np.where(rng.random(n) < 0.5, -beyond, 1 + beyond)[aside]
+    behind = kind == "behind"
+    front = np.where(behind, rng.integers(len(fronts()), size=n), drawn.front)
+    front_pose = drawn.front_pose.copy()
+    front_pose[behind, 0] = pose[behind, 0, 0] + rng.normal(0, 0.2, behind.sum())
+    return drawn.with_(pose=pose, count=count, front=front, front_pose=front_pose)
+
+
+class Truth:
+    """What the n pictures of a pool show, on its device.
+
+    answers: n questions, numbers of the answers. main: n, which thing shows most. things: n MOST 12, what a pixel of
+    each thing should vote for, x and y absolute. walks: n MOST, whether it has a walk cycle. classes: n MOST 2, object
+    and colour.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        told, rows = pool.scenes, np.arange(len(pool))
+        area = torch.stack([pool.visible[:, k].sum((1, 2), dtype=torch.float32) for k in range(MOST)], 1).cpu().numpy()
+        main = area.argmax(1)
+        hidden = pool.share.cpu().numpy()[rows, main] < HIDDEN
+        owner = objects_of(told.drawing)
+        columns = {
+            "object": np.where(hidden, len(objects()), owner[rows, main]),
+            "drawing": told.drawing[rows, main],
+            "style": told.style,
+            "place": told.place,
+            "facing": (told.facing[rows, main] > 0).astype(int),
+            "wears": told.wears[rows, main] - BARE,
+            "colour": told.colour[rows, main],
+        }
+        steps = atlas(str(pool.device)).frames[told.drawing]
+        middle = (np.floor(told.phase * steps) + 0.5) / steps  # of the phases that are drawn alike
+        turn, step = np.radians(told.pose[..., 3]), 2 * np.pi * middle
+        turn, step = (np.stack([np.sin(angle), np.cos(angle)], -1) for angle in (turn, step))
+        things = np.concatenate([told.pose[..., :3], turn, told.pose[..., 4:], told.paint, step], -1).astype(np.float32)
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(pool.device)
+
+        self.answers = tensor(np.stack([columns[question] for question in answers()], 1).astype(np.int64))
+        self.main, self.things, self.walks = tensor(main), tensor(things), tensor(steps > 1)
+        self.classes = tensor(np.stack([owner, told.colour], -1).astype(np.int64))
+
+
+class Degraded:
+    """Pictures as models make them of drawn ones: third by third the UNet, the autoencoder, none; some are broken."""
+
+    def __init__(self, pool: Pool, folder: Path) -> None:
+        """`folder` holds a pipeline's parts; without a UNet the autoencoder takes its third."""
+        self.pool, self.unet, kept = pool, None, {"torch_dtype": torch.float32}
+        self.vae = AutoencoderKL.from_pretrained(folder / "vae", **kept).to(pool.device).eval()
+        self.vae.to(memory_format=torch.channels_last)
+        if (folder / "unet").exists():
+            self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", **kept).to(pool.device).eval()
+            self.unet.to(memory_format=torch.channels_last)
+            self.states, self.row = Texts(folder, pool.device).table(pool.scenes.captions())
+            self.signal = scheduler().alphas_cumprod.to(pool.device)
+
+    @torch.no_grad()
+    def take(self, chosen: np.ndarray, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The chosen pictures, n 3 64 64 in [0, 1], and which of them are broken beyond recognition, n."""
+        pictures, device = self.pool.take(chosen, generator), self.pool.device
+        n, k = len(chosen), -(-len(chosen) // BROKEN)
+        third, two, scale = n // 3, 2 * (n // 3), self.vae.config.scaling_factor
+
+        def random(count: int) -> Tensor:
+            return torch.rand(count, generator=generator, device=device)
+
+        with autocast(device):
+            latents = scale * self.vae.encode(pictures[:two] * 2 - 1).latent_dist.mode().float()
+            noise = torch.randn(latents.shape, generator=generator, device=device)
+            changed = latents + 0.4 * random(two)[:, None, None, None] * noise
+            if self.unet:
+                times = 50 + 600 * random(third)
+                times[:k] = 851 + 148 * random(third)[:k]
+                empty = random(third) < 0.5
+                empty[:k] = True
+                changed[:third] = self._foreseen(chosen[:third], latents[:third], noise[:third], times.long(), empty)
+            changed[k : 2 * k] = noise[k : 2 * k]
+            drawn = self.vae.decode(changed / scale).sample.float() / 2 + 0.5
+        pictures[:two] = drawn.clamp(0, 1)
+        pictures[-k:] = blur(pictures[-k:], rng.uniform(8, 16))
+        pictures[-2 * k : -k] = shuffled(pictures[-2 * k : -k], rng)
+        broken = torch.zeros(n, dtype=torch.bool, device=device)
+        broken[k : 2 * k] = broken[-2 * k :] = True
+        broken[:k] = self.unet is not None
+        return pictures, broken
+
+    def _foreseen(self, chosen: np.ndarray, latents: Tensor, noise: Tensor, times: Tensor, empty: Tensor) -> Tensor:
+        """What the UNet takes the latents to be when they are noised to `times`; where `empty`, without a caption."""
+        row = self.row[torch.from_numpy(chosen).to(self.row.device)]
+        text = self.states[torch.where(empty, len(self.states) - 1, row)].float()
+        signal = self.signal[times][:, None, None, None]
+        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        return signal.sqrt() * noisy - (1 - signal).sqrt() * self.unet(noisy, times, text).sample.float()
+
+
+def shuffled(pictures: Tensor, rng: np.random.Generator, patch: int = 8) -> Tensor:
+    """Pictures n c h w whose patches have changed places."""
+    rows = pictures.shape[-1] // patch
+    parts = rearrange(pictures, "n c (y p) (x q) -> n (y x) c p q", p=patch, q=patch)
+    parts = parts[:, torch.from_numpy(rng.permutation(rows * rows)).to(parts.device)]
+    return rearrange(parts, "n (y x) c p q -> n c (y p) (x q)", y=rows)
+
+
+def augment(pictures: Tensor, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+    """Pictures n 3 h w in [0, 1] in other light, with more grain, a third of them less sharp.
+
+    Brightness and contrast change by about 5 %, saturation by 8 %, hue by less than 4 degrees.
+    """
+    n, device = len(pictures), pictures.device
+    blurred = n // 3
+    order = torch.randperm(n, generator=generator, device=device)
+    small = resize(pictures[order[:blurred]], int(rng.integers(20, 56)))
+    pictures = pictures.index_copy(0, order[:blurred], interpolate(small, pictures.shape[-2:], mode="bilinear"))
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    grey = torch.full((3, 3), 1 / 3, device=device)
+    across = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=device) / 3**0.5  # turns about the greys
+    turn = (torch.rand(n, 1, 1, generator=generator, device=device) * 2 - 1) * np.radians(4)
+    rotation = grey + turn.cos() * (torch.eye(3, device=device) - grey) + turn.sin() * across
+    vivid = 1 + 0.08 * random(n, 1, 1)
+    mixed = (1 + 0.05 * random(n, 1, 1)) * (vivid * rotation + (1 - vivid) * grey)
+    light = 0.5 + 0.025 * random(n, 1, 1, 1)
+    noise = 0.03 * torch.rand(n, 1, 1, 1, generator=generator, device=device) * random(*pictures.shape)
+    return (torch.einsum("nij,njhw->nihw", mixed, pictures - 0.5) + light + noise).clamp(0, 1)
+
+
+class Pictures:
+    """Training batches on a device."""
+
+    def __init__(self, settings: dict, folder: Path, device: torch.device) -> None:
+        self.pool = Pool(settings["pool"], settings["seed"], device, layouts=LAYOUTS, masks=True, draw=scenes)
+        self.truth, self.degraded = Truth(self.pool), Degraded(self.pool, folder)
+
+    def batch(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> dict[str, Tensor]:
+        """`count` pictures, n 3 64 64 in [0, 1]; `visible`, n MOST 64 64 in [0, 1], of which broken pictures have
+        nothing; answers, things, walks and classes as in `Truth`."""
+        chosen = rng.integers(len(self.pool), size=count)
+        pictures, broken = self.degraded.take(chosen, rng, generator)
+        at = torch.from_numpy(chosen).to(self.pool.device)
+        said = self.truth.answers[at]
+        said[broken, 0] = len(objects())
+        return {
+            "pictures": augment(pictures, rng, generator),
+            "visible": self.pool.visible[at] / 255 * ~broken[:, None, None, None],
+            "answers": said,
+            **{name: getattr(self.truth, name)[at] for name in ("things", "walks", "classes")},
+        }
+
+
+def train(settings: dict, folder: Path, device: torch.device, stop_after=inf, seconds=None) -> None:
+    """Train both networks on the same pictures and publish `folder`/judge."""
+    data = Pictures(settings, folder, device)
+    torch.manual_seed(settings["seed"])
+    model = build().to(device, memory_format=torch.channels_last)
+
+    def loss(model, rng, generator):
+        batch = data.batch(rng, generator, settings["batch"])
+        seen = prepare(batch["pictures"]).contiguous(memory_format=torch.channels_last)
+        with autocast(device):
+            logits, maps = model["reader"](seen).logits, find(model["finder"], seen)
+        return naming(logits.float(), batch["answers"]) + finding(maps.float(), batch)
+
+    model = fit("judge", model, loss, settings, stop_after, seconds)
+    settle(model, data, settings)
+    with replacing(folder / "judge") as new:
+        for name, part in model.to("cpu", torch.float16, memory_format=torch.contiguous_format).items():
+            part.save_pretrained(new / name)
+
+
+def naming(logits: Tensor, said: Tensor) -> Tensor:
+    """The reader's loss: cross entropy per question; where nothing can be recognised, of the object alone."""
+    chosen = logits.split([len(known) for known in answers().values()], 1)
+    known = (said[:, 0] < len(objects())).float()
+    total = cross_entropy(chosen[0], said[:, 0])
+    for part, column in zip(chosen[1:], said.T[1:], strict=True):
+        total = total + (known * cross_entropy(part, column, reduction="none")).sum() / known.sum().clamp(min=1)
+    return total
+
+
+def finding(maps: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """The finder's loss: maps (n, c, 32, 32) against what a batch of `Pictures` shows.
+
+    Cross entropy on whether a pixel shows a thing, and, of pixels that do, smooth L1 on what they vote for and cross
+    entropy on object and colour.
+    """
+    seen = batch["visible"].sum(1).clamp(max=1)
+    presence = binary_cross_entropy_with_logits(resize(maps[:, :1], SIDE)[:, 0], seen)
+    visible = avg_pool2d(batch["visible"], SIDE // maps.shape[-1])
+    owner, seen = one_hot(visible.argmax(1), MOST).float(), visible.sum(1).clamp(max=1)
+    weight = seen / seen.sum((1, 2), keepdim=True).clamp(min=5)  # every picture counts alike, one nearly empty less
+    goal = torch.einsum("nhwk,nkv->nvhw", owner, batch["things"])
+    goal = torch.cat([goal[:, :2] - places(maps.shape[-1]).to(goal), goal[:, 2:]], 1)
+
+    def off(votes: slice, beta: float) -> Tensor:
+        return smooth_l1_loss(maps[:, 1:][:, votes], goal[:, votes], beta=beta, reduction="none").sum(1)
+
+    walks = torch.einsum("nhwk,nk->nhw", owner, batch["walks"].float())
+    votes = off(slice(0, 3), 0.02) + off(slice(3, 5), 0.3) + off(slice(5, 7), 0.1) + off(slice(7, 10), 0.05)
+    votes = votes + 0.3 * walks * off(slice(10, 12), 0.3)
+    first, total = len(VOTES), 4 * presence + 20 * (weight * votes).sum((1, 2)).mean()
+    for number, question in enumerate(MAPPED):
+        last = first + len([answer for answer in answers()[question] if answer != NOTHING])
+        right = torch.einsum("nhwk,nk->nhw", owner, batch["classes"][..., number].float()).long()
+        wrong = cross_entropy(maps[:, first:last], right, reduction="none")
+        first, total = last, total + (weight * wrong).sum((1, 2)).mean()
+    return total
+
+
+@torch.no_grad()
+def settle(model: nn.ModuleDict, data: Pictures, settings: dict, batches: int = 32) -> None:
+    """Measure batch norm's means and deviations again: those of training belong to the weights before averaging."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # a plain mean over the batches
+    model.train()
+    for number in range(batches):
+        rng = np.random.default_rng([settings["seed"], 8, number])
+        generator = torch.Generator(data.pool.device).manual_seed(number)
+        seen = prepare(data.batch(rng, generator, settings["batch"])["pictures"])
+        model["reader"](seen)
+        find(model["finder"], seen)
+    model.eval()
+
+
+@torch.no_grad()
+def measure(models: Path, device: torch.device, count: int = 1000) -> dict:
+    """What the judge reads off drawn pictures of one thing each, of all objects and of layouts it has not seen, and off
+    the same through the autoencoder; as in `compare`."""
+    judge = Judge.load(models / "judge", device)
+    vae = AutoencoderKL.from_pretrained(models / "vae", torch_dtype=torch.float32).to(device)
+
+    def single(rng: np.random.Generator, n: int) -> Scenes:
+        drawn = random_scenes(rng, n, list(objects()), FRESH)
+        return drawn.with_(count=np.ones_like(drawn.count))
+
+    pool = Pool(count, SEED, device, layouts=FRESH, masks=True, draw=single)
+    drawn = pool.take(np.arange(count), torch.Generator(device).manual_seed(SEED))
+    again = [vae.decode(vae.encode(part * 2 - 1).latent_dist.mode()).sample for part in drawn.split(50)]
+    again = (torch.cat(again) / 2 + 0.5).clamp(0, 1)
+    return {"drawn": compare(judge, drawn.cpu(), pool), "reconstructed": compare(judge, again.cpu(), pool)}
+
+
+def compare(judge: Judge, frames: Tensor, pool: Pool) -> dict[str, float]:
+    """The judge's readings of a pool's pictures f 3 h w, one thing each, against their truth.
+
+    Per cent right per question; "nothing", per cent called so, wrongly; medians of the errors of hue (of colours that
+    have one) and angle in degrees, of centre and size in per cent of the side; "mask", the intersection over union.
+    Pictures whose thing is hidden are left out.
+    """
+    truth, reading = Truth(pool), judge.read(frames)
+    known = (truth.answers[:, 0] < len(objects())).cpu()
+    said, thing = truth.answers.cpu(), truth.things[:, 0].cpu()
+    figures = {}
+    for question, column in zip(answers(), said.T, strict=True):
+        right = reading.probabilities[question].argmax(1) == column
+        figures[question] = 100 * float(right[known].float().mean())
+    figures["nothing"] = 100 * float((~reading.recognisable[known]).float().mean())
+    grey = torch.tensor([name in GREY_COLOURS for name in COLOURS])[said[:, list(answers()).index("colour")]]
+    found = reading.things(1)[:, 0]
+    true = torch.atan2(thing[:, 3], thing[:, 4]).rad2deg()
+    errors = {
+        "hue": _turned(hue(reading.colour), hue(thing[:, 7:10]))[known & ~grey],
+        "angle": _turned(found[:, 3], true)[known],
+        "centre": 100 * (found[:, :2] - thing[:, :2]).norm(dim=1)[known],
+        "size": 100 * (found[:, 2] - thing[:, 2]).abs()[known],
+    }
+    figures |= {name: float(values.nanmedian()) for name, values in errors.items()}
+    mask, seen = reading.mask > 0.5, pool.visible[:, 0].cpu() > 127
+    overlap = (mask & seen).sum((1, 2)) / (mask | seen).sum((1, 2)).clamp(min=1)
+    figures["mask"] = float(overlap[known].mean())
+    return {name: round(value, 3 if name == "mask" else 2) for name, value in figures.items()}
+
+
+def _turned(one: Tensor, other: Tensor) -> Tensor:
+    """How far angles in degrees are apart: 0 to 180."""
+    return ((one - other + 180) % 360 - 180).abs()

@@ -1,0 +1,118 @@
+"""The diffusion model of the miniature world: v-prediction on 16x16 latents, conditioned on a CLIP text tower."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from world.fit import autocast, fit, replacing
+from world.pool import AT_ONCE, Pool
+from world.text import WIDTH, Texts
+from world.vae import CHANNELS
+
+EMPTY = 0.1  # share of captions that are emptied, for guidance
+
+
+def build() -> UNet2DConditionModel:
+    """Three levels with transformer blocks at every one but the deepest, as Stable Diffusion has them."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(64, 128, 160),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule with v-prediction, which small models learn sooner, and ended in noise alone.
+
+    Latents vary more here than Stable Diffusion's: of its own last step enough of a picture would be left to tell how
+    bright it is, and what is drawn from random noise would be of middling brightness (Lin et al., arXiv 2305.08891).
+    """
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+                         set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction",
+                         rescale_betas_zero_snr=True)  # fmt: skip
+
+
+@torch.no_grad()
+def encode(pool: Pool, folder: Path, seed: int) -> Tensor:
+    """The scaled latents of a pool's pictures, each with one grain: (pictures, c, h, w) in half precision."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(pool.device).eval()
+    vae.to(memory_format=torch.channels_last)
+    generator = torch.Generator(pool.device).manual_seed(seed)
+    latents = []
+    for start in range(0, len(pool), AT_ONCE):
+        pictures = pool.take(np.arange(start, min(start + AT_ONCE, len(pool))), generator) * 2 - 1
+        with autocast(pool.device):
+            latents.append(vae.encode(pictures).latent_dist.mode().half() * vae.config.scaling_factor)
+    return torch.cat(latents).contiguous()
+
+
+def train(settings: dict, folder: Path, device: torch.device, stop_after=float("inf"), seconds=None) -> None:
+    """Train on encoded pictures and publish `folder` as a Stable Diffusion pipeline.
+
+    settings: those of `fit`, pool (pictures that are drawn) and warm (start from the published weights).
+    """
+    pool = Pool(settings["pool"], settings["seed"], device)
+    latents = encode(pool, folder, settings["seed"])
+    states, row = Texts(folder, device).table(pool.scenes.captions())
+    del pool
+    noising = scheduler()
+    torch.manual_seed(settings["seed"])
+    model = build()
+    if settings["warm"]:
+        model = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    model = model.to(device, memory_format=torch.channels_last)
+    compiled = torch.compile(model)
+    noising.alphas_cumprod = noising.alphas_cumprod.to(device)
+
+    def loss(model, rng, generator):
+        chosen = torch.from_numpy(rng.integers(len(latents), size=settings["batch"])).to(device)
+        empty = torch.rand(len(chosen), generator=generator, device=device) < EMPTY
+        text = states[torch.where(empty, len(states) - 1, row[chosen])].float()
+        clean = latents[chosen].float()
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        times = timesteps(len(clean), generator)
+        target = noising.get_velocity(clean, noise, times)
+        with autocast(device):
+            predicted = compiled(noising.add_noise(clean, noise, times), times, text).sample
+        return mse_loss(predicted.float(), target)
+
+    publish(fit("unet", model, loss, settings, stop_after, seconds).cpu(), folder)
+
+
+def timesteps(count: int, generator: torch.Generator) -> Tensor:
+    """Half of them uniform, half from the middle, where an object of 16x16 latents takes shape."""
+    options = {"generator": generator, "device": generator.device}
+    middle = torch.sigmoid(torch.randn(count, **options))
+    uniform = torch.rand(count, **options)
+    odd = torch.arange(count, device=generator.device) % 2 == 1
+    return (1000 * torch.where(odd, middle, uniform)).long().clamp(max=999)
+
+
+def publish(model: UNet2DConditionModel, folder: Path) -> None:
+    """Write unet, scheduler and model_index.json, which make the folder a stock pipeline."""
+    with replacing(folder / "unet") as new:
+        model.half().to(memory_format=torch.contiguous_format).save_pretrained(new)
+    parts = {
+        "vae": AutoencoderKL.from_pretrained(folder / "vae"),
+        "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        "scheduler": scheduler(),
+    }
+    pipeline = StableDiffusionPipeline(
+        unet=model, safety_checker=None, feature_extractor=None, requires_safety_checker=False, **parts
+    )
+    with replacing(folder / "scheduler") as new:
+        parts["scheduler"].save_pretrained(new)
+    pipeline.save_config(folder)
