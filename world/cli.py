@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -9,13 +10,14 @@ MODELS = Path("world/models")
 FOLDERS = {"vae": "vae", "text": "text_encoder", "clip": "clip", "unet": "unet", "judge": "judge",
            "edges": "controlnet-edges", "mask": "controlnet-mask", "pose": "t2i-adapter-pose",
            "video": "text-to-video"}  # fmt: skip
+SHARES = {"vae": 20, "text": 10, "clip": 12, "unet": 45, "judge": 20, "edges": 8, "mask": 8, "pose": 6, "video": 12}
 MODULES = {"text": "contrastive", "clip": "contrastive", "edges": "control", "mask": "control", "pose": "control"}
 
 
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(prog="python -m world", description=__doc__)
-    parser.add_argument("stage", choices=["sprites", "clips", *FOLDERS])
+    parser.add_argument("stage", choices=["sprites", "clips", "missing", *FOLDERS])
     parser.add_argument("--art", type=Path, help="sprites: folder with the unpacked art packages")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the published weights")
     parser.add_argument("--preset", choices=["cpu", "gpu"], help="instead of that of world/params.yaml")
@@ -30,8 +32,23 @@ def main() -> None:
         from world import clips
 
         clips.main()
+    elif options.stage == "missing":
+        train_missing(options.models, options.preset, options.seconds)
     else:
         train(options.stage, options.models, options.preset, options.stop_after, options.seconds)
+
+
+def train_missing(folder: Path, preset: str | None, seconds: float | None) -> None:
+    """Train every model that is not published, each for its share of `seconds` or as its preset says.
+
+    Called again after an interruption it goes on with the first that is missing.
+    """
+    missing = [stage for stage, name in FOLDERS.items() if not (folder / name / "training.json").exists()]
+    for number, stage in enumerate(missing):
+        share = SHARES[stage] / sum(SHARES[other] for other in missing[number:])
+        began = time.monotonic()
+        train(stage, folder, preset, float("inf"), seconds and share * seconds)
+        seconds = seconds and max(1.0, seconds - (time.monotonic() - began))
 
 
 def train(stage: str, folder: Path, preset: str | None, stop_after: float, seconds: float | None) -> None:

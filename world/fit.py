@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from safetensors.torch import save_file
 
 STATE = Path(".state/world")
 _CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-WARM, PACED = 20, 60  # steps before a pace is taken, and while it is
 
 
 def fit(
@@ -35,8 +35,8 @@ def fit(
     settings: pictures, batch, learning_rate, warmup (steps), average (decay per step), seed, save_every (steps),
     and `before`, what the weights have seen already; others are left to `loss`. Other values start another run.
     stop_after: seconds; the checkpoint then holds the rest of the way, and the next call continues there.
-    seconds: instead of `pictures`, train as long as this takes, by the pace of the first steps; what was seen then is
-    the preset of the same run on the same machine.
+    seconds: train that long instead of for so many `pictures`, with a rate schedule by the clock, so that a lent GPU is
+    used to the end and never beyond it; such a run is not the same twice.
     The run's checkpoint in .state/world/ is resumed if there is one; its losses go to a csv beside it, which
     `progress` reads.
     """
@@ -66,22 +66,12 @@ def fit(
         log.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
 
     model.train()
-    step, pace = start - 1, []
-    while (step := step + 1) < total:
-        if seconds and not pace and step == start + WARM:  # the first steps compile and choose kernels
-            _settle(device)
-            pace.append(time.monotonic())
-        if seconds and len(pace) == 1 and step == start + WARM + PACED:
-            _settle(device)
-            pace.append(time.monotonic())
-            left = seconds - (pace[1] - began)
-            total = step + max(1, int(left * PACED / (pace[1] - pace[0])))
-            print(
-                name,
-                f"{PACED / (pace[1] - pace[0]) * settings['batch']:.0f} pictures a second, {total} steps",
-                flush=True,
-            )
-        rate = settings["learning_rate"] * min((step + 1) / settings["warmup"], _cosine(step / total))
+    for step in count(start):
+        if not seconds and step >= total:
+            break
+        gone = time.monotonic() - began
+        part = gone / seconds if seconds else step / total
+        rate = settings["learning_rate"] * min((step + 1) / settings["warmup"], _cosine(part))
         optimizer.param_groups[0]["lr"] = rate
         value = loss(model, np.random.default_rng([settings["seed"], step]), _generator(settings["seed"], step, device))
         value.backward()
@@ -91,10 +81,11 @@ def fit(
         decay = min(settings["average"], (step + 1) / (step + 10))
         torch._foreach_lerp_(average, [parameter.detach() for parameter in model.parameters()], 1 - decay)
         recent.append(value.detach())
-        last = step + 1 == total or time.monotonic() - began > stop_after
+        gone = time.monotonic() - began
+        last = gone > (seconds or math.inf) or gone > stop_after or (not seconds and step + 1 >= total)
         if last or (step + 1) % settings["save_every"] == 0:
             rows.append([step + 1, round(float(torch.stack(recent).mean()), 6)])
-            print(name, f"{step + 1}/{total}", *rows[-1][1:], f"{spent + time.monotonic() - began:.0f} s", flush=True)
+            print(name, step + 1, *rows[-1][1:], f"{spent + gone:.0f} s", flush=True)
             recent.clear()
             save(step + 1)
         if last:
@@ -174,12 +165,6 @@ def _cosine(part: float) -> float:
 
 def _generator(seed: int, step: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed * 1_000_003 + step)
-
-
-def _settle(device: torch.device) -> None:
-    """Wait for what a GPU still has to do: only then a clock says anything."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def autocast(device: torch.device) -> torch.autocast:
