@@ -169,9 +169,10 @@ def test_the_same_results_give_the_same_bytes_and_nothing_old_stays(project):
     assert snapshot() == first
 
 
-def test_the_overview_shows_the_first_clip(project):
+def test_the_overview_moves_and_shows_a_clip_beside_its_edits(project):
     build()
-    assert Image.open("reports/figures/overview.png").size[0] > 500
+    picture = Image.open("reports/figures/overview.webp")
+    assert picture.n_frames == 4 and picture.size == (3 * 196 - 4, 128 + 38)  # a source and two edits, words below
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
