@@ -23,6 +23,19 @@ def changes(results: Path = RESULTS) -> str:
     return _table(("change", "seconds", "pieces made", "stages that ran"), cells, note)
 
 
+def times(results: Path = RESULTS) -> str:
+    """The minutes of the commands of the Makefile: times.csv, of which each row (command, minutes, machine) is typed."""
+    file = results / "times.csv"
+    if not file.is_file():
+        return "Their times have not been taken since the pipeline was last rebuilt.\n"
+    rows = pd.read_csv(file)
+    lines = []
+    for machine, part in rows.groupby("machine", sort=False):
+        taken = ", ".join(f"`{row.command}` {row.minutes:.0f} min" for row in part.itertuples())
+        lines.append(f"On {machine}, idle but for this: {taken}.\n")
+    return "".join(lines)
+
+
 def peak_memory(results: Path = RESULTS) -> str:
     """Memory over frames and pixels at full size, a table per machine."""
     return _all("memory", results, lambda rows: memory.table(rows) + "\n", "python -m benchmarks.memory")

@@ -45,6 +45,7 @@ def parts() -> Iterator[tuple[str, str, str]]:
     claims = json.loads(CLAIMS.read_text())
     yield "README.md", "findings", findings(claims)
     yield "README.md", "claims", counts(claims)
+    yield "README.md", "times", tables.times()
     yield "README.md", "changes", tables.changes()
     yield "docs/claims.md", "claims", every_claim(claims)
     yield "docs/memory-and-speed.md", "options", tables.options()

@@ -21,6 +21,13 @@ def test_a_change_has_its_seconds_its_pieces_and_its_stages(tmp_path):
     assert "Measured on 2 threads of a CPU" in table
 
 
+def test_the_commands_have_the_minutes_of_the_file(tmp_path):
+    assert "not been taken" in tables.times(tmp_path)
+    rows = {"command": ["make reproduce", "make test"], "minutes": [24.6, 9.2], "machine": "two cores"}
+    pd.DataFrame(rows).to_csv(tmp_path / "times.csv", index=False)
+    assert tables.times(tmp_path) == "On two cores, idle but for this: `make reproduce` 25 min, `make test` 9 min.\n"
+
+
 def test_a_gpu_that_was_measured_has_no_computed_row(tmp_path):
     shutil.copy(tables.RESULTS / "expected.csv", tmp_path)
     assert "| H100, 80 GB |" in tables.expected(tmp_path) and "**computed**" in tables.expected(tmp_path)
