@@ -1,6 +1,5 @@
 """The benchmarks at full size, run on a tiny model: rows are there, a rerun goes on, computed numbers are marked."""
 
-
 import open_clip
 import pandas as pd
 import pytest
