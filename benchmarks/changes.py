@@ -1,6 +1,7 @@
 """What a change costs after a whole run: seconds of `dvc repro`, the stages that ran and the pieces that were made.
 
-    python -m benchmarks.changes                 # all changes, into benchmarks/results and the table of README.md
+    python -m benchmarks.changes                 # all changes, into benchmarks/results/changes.csv
+    python -m publish readme                     # the table of README.md from it
     python -m benchmarks.changes prompt margin   # some of them, printed only
 
 Runs in a copy of the project with its results, pieces and DVC cache, which a whole run has to have left; the project
@@ -9,7 +10,6 @@ stays as it is. Every change is made to the project as that run left it, and tak
 
 import argparse
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from ruamel.yaml import YAML
 
-from publish.marks import write_marked
+from benchmarks.cost import machine
 from studies.store import FOLDER, RECORD
 
 RESULTS = Path(__file__).parent / "results"
@@ -130,15 +130,7 @@ def timed(what: str) -> dict:
     made, start = pieces(), time.perf_counter()
     ran = repro()
     seconds = round(time.perf_counter() - start, 1)
-    return {"change": what, "seconds": seconds, "pieces made": len(pieces() - made), "stages": " ".join(ran)}
-
-
-def table(rows: pd.DataFrame, machine: str) -> str:
-    """The rows as Markdown."""
-    lines = ["| change | seconds | pieces made | stages that ran |", "|---|---|---|---|"]
-    for change, seconds, made, stages in rows.itertuples(index=False):
-        lines.append(f"| {change} | {seconds:.0f} | {made} | {stages} |")
-    return "\n".join([*lines, "", f"Measured on {machine}, after a whole run.", ""])
+    return {"change": what, "seconds": seconds, "pieces": len(pieces() - made), "stages": " ".join(ran)}
 
 
 def main() -> None:
@@ -154,11 +146,9 @@ def main() -> None:
             rows += measure(name)
             print(rows[-1], flush=True)
     found = pd.DataFrame(rows)
-    machine = f"{os.cpu_count()} cores ({platform.machine()})"
-    print(table(found, machine))
+    print(found.to_string())
     if not options.changes:
-        found.to_csv(RESULTS / "changes.csv", index=False)
-        write_marked("README.md", "changes", table(found, machine))
+        found.assign(machine=machine("cpu")["device"]).to_csv(RESULTS / "changes.csv", index=False)
 
 
 if __name__ == "__main__":

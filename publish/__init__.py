@@ -1,1 +1,1 @@
-"""What git and readers see of a run: figures, executed notebooks, the report and the README's tables."""
+"""What git and readers see of a run: figures, executed notebooks, the report, the tables of README and docs/."""

@@ -9,7 +9,7 @@ VERBS = {
     "report": ("publish.report:write_report", "", "write reports/ from the results"),
     "smoke": ("publish.smoke:smoke", "", "run one clip, one edit, one peer and one notebook in a folder of their own"),
     "verify": ("publish.verify:verify", "", "say whether this clone makes what it shows, one line a check"),
-    "readme": ("publish.readme:write_readme", "", "write the tables of README.md from reports/"),
+    "readme": ("publish.readme:write_readme", "", "write the generated parts of README.md and docs/"),
 }
 
 

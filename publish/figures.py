@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from cycler import cycler
 from IPython.display import HTML, Image, display
-from matplotlib import style
+from matplotlib import font_manager, style
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont
 
 from tav.clip import to_pictures
 
@@ -46,6 +47,7 @@ STYLE = {
 }
 TILE = 0.9  # inches of a frame's longer side in a strip
 PANEL = 128  # pixels of a frame's longer side, at most, in an animation
+LARGE, LINE = 192, 15  # pixels of a frame's longer side, and of a line of text, where an animation has words in it
 
 
 def styled(draw):
@@ -204,6 +206,34 @@ def animate(rows: Mapping[str, ArrayLike], fps: float = 8, quality: int = 70) ->
             picture = Picture.fromarray(frame)
             sheet.paste(picture.resize(size, Picture.Resampling.BICUBIC), (column * (size[0] + 2), 0))
         sheets.append(sheet)
+    return _webp(sheets, fps, quality)
+
+
+def animate_clips(clips: Sequence[Mapping[str, ArrayLike]], fps: float = 8, quality: int = 70) -> bytes:
+    """An animated WebP that loops, a row per clip, under each panel (f 3 h w in [0, 1]) its label in the picture.
+
+    Frames are enlarged or reduced to 192 pixels. Equal clips give equal bytes.
+    """
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 11)
+    rows = [{label: to_pictures(torch.as_tensor(frames)) for label, frames in clip.items()} for clip in clips]
+    h, w = next(iter(rows[0].values())).shape[1:3]
+    size = (round(w * LARGE / max(h, w)), round(h * LARGE / max(h, w)))
+    across, down = size[0] + 4, size[1] + 2 * LINE + 8
+    sheets = []
+    for index in range(min(len(frames) for row in rows for frames in row.values())):
+        sheet = Picture.new("RGB", (max(map(len, rows)) * across - 4, len(rows) * down), "white")
+        words = ImageDraw.Draw(sheet)
+        for y, row in enumerate(rows):
+            for x, (label, frames) in enumerate(row.items()):
+                picture = Picture.fromarray(frames[index]).resize(size, Picture.Resampling.BICUBIC)
+                sheet.paste(picture, (x * across, y * down))
+                lines = "\n".join(textwrap.wrap(label, 30, max_lines=2, placeholder="..."))
+                words.text((x * across + 2, y * down + size[1] + 3), lines, INK, font, spacing=2)
+        sheets.append(sheet)
+    return _webp(sheets, fps, quality)
+
+
+def _webp(sheets: Sequence[Picture.Image], fps: float, quality: int) -> bytes:
     file = io.BytesIO()
     options = {"duration": round(1000 / fps), "loop": 0, "quality": quality, "method": 6}
     sheets[0].save(file, "WEBP", save_all=True, append_images=sheets[1:], **options)

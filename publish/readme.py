@@ -1,39 +1,99 @@
-"""The tables of README.md, written from reports/."""
+"""The generated parts of README.md and docs/: claims from reports/, costs from benchmarks/results."""
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-from publish.marks import write_marked
+from benchmarks import tables
+from publish.marks import read_marked, write_marked
 from publish.report import measured
 from studies.settings import Params
 
-VERDICTS = ("holds", "fails", "undecided")
+CLAIMS = Path("reports/metrics/claims.json")
+VERDICTS = {"holds": "hold", "fails": "fail", "negligible": "are negligible", "undecided": "are undecided"}
+CHECKS = "01_method"  # what it asks cannot come out otherwise if the code is right: counted apart
+NAMED = (  # the claims that README names: does it edit, what does tuning buy, what does ST-Attn, is it better
+    ("02_results", "edit_success"),
+    ("03_ablation", "no_tuning_motion_correlation"),
+    ("03_ablation", "own_frame_attention_identity_stability"),
+    ("04_baselines", "plug_and_play_motion_correlation_all_42_clips"),
+)
+COMMAND = "python -m publish readme"
 
 
-def write_readme(params: Params, readme: str | Path = "README.md", out: str | Path = "reports") -> None:
-    """Write the claims of claims.json between the marks of README.
+def write_readme(params: Params) -> None:
+    """Write every generated part of README.md and docs/ between its marks.
 
     No stage's work: DVC takes away what a stage writes before it runs.
     """
-    claims = json.loads((Path(out) / "metrics" / "claims.json").read_text())
-    write_marked(readme, "claims", claims_table(claims))
+    for page, name, text in parts():
+        write_marked(page, name, text)
 
 
-def claims_table(claims: list[dict]) -> str:
-    """The rows of claims.json as Markdown: how many of each section hold, and, folded, every one of them."""
-    names = dict.fromkeys(row["section"] for row in claims)
-    sections = {name: [row for row in claims if row["section"] == name] for name in names}
-    counts = [("section", "claims", *VERDICTS), ("---",) * 5]
-    for section, rows in sections.items():
-        verdicts = Counter(row["verdict"] for row in rows)
+def outdated() -> list[str]:
+    """The parts that say something else than reports/ and benchmarks/results do."""
+    return [
+        f"{page} says something else about {name}: run `{COMMAND}`"
+        for page, name, text in parts()
+        if read_marked(page, name) != text
+    ]
+
+
+def parts() -> Iterator[tuple[str, str, str]]:
+    """Every generated part: its page, the name of its marks, its text."""
+    claims = json.loads(CLAIMS.read_text())
+    yield "README.md", "findings", findings(claims)
+    yield "README.md", "claims", counts(claims)
+    yield "README.md", "times", tables.times()
+    yield "README.md", "changes", tables.changes()
+    yield "docs/claims.md", "claims", every_claim(claims)
+    yield "docs/memory-and-speed.md", "options", tables.options()
+    yield "docs/memory-and-speed.md", "full size", tables.full_size()
+    yield "docs/memory-and-speed.md", "memory", tables.peak_memory()
+    yield "docs/memory-and-speed.md", "expected", tables.expected()
+
+
+def findings(claims: list[dict]) -> str:
+    """What was found, in a sentence on all claims and one on each that is named, with its verdict and numbers."""
+    checks = [row for row in claims if row["section"] == CHECKS]
+    others = [row for row in claims if row["section"] != CHECKS]
+    verdicts = Counter(row["verdict"] for row in others)
+    count = ", ".join(f"{verdicts[verdict]} {words}" for verdict, words in VERDICTS.items() if verdicts[verdict])
+    held = sum(row["verdict"] == "holds" for row in checks)
+    lines = [f"Of {len(others)} claims, {count}. Of {len(checks)} checks of the method's code, {held} hold."]
+    found = {(row["section"], row["name"]): row for row in claims}
+    for row in (found[key] for key in NAMED if key in found):  # another params.yaml may have others
+        measure = row["measure"][0].lower() + row["measure"][1:]
+        lines.append(f"{row['claim']}: **{row['verdict']}** ({measure}: {measured(row)}; expected: {row['expected']}).")
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def counts(claims: list[dict]) -> str:
+    """How many claims of each section got which verdict."""
+    shown = [verdict for verdict in VERDICTS if verdict != "negligible" or any(r["verdict"] == verdict for r in claims)]
+    rows = [("section", "claims", *shown), ("---",) * (2 + len(shown))]
+    for section, own in _sections(claims).items():
+        verdicts = Counter(row["verdict"] for row in own)
         page = f"[{section}](reports/notebooks/{section}.ipynb)"
-        counts.append((page, len(rows), *(verdicts[verdict] or "" for verdict in VERDICTS)))
-    table = [("section", "claim", "measure", "value", "expected", "verdict"), ("---",) * 6]
-    for section, rows in sections.items():
-        table += [
-            (section, row["claim"], row["measure"], measured(row), row["expected"], f"**{row['verdict']}**")
-            for row in rows
-        ]
-    shown, every = ("".join(f"| {' | '.join(map(str, row))} |\n" for row in part) for part in (counts, table))
-    return f"{shown}\n<details><summary>Every claim and what was measured</summary>\n\n{every}\n</details>\n"
+        rows.append((page, len(own), *(verdicts[verdict] or "" for verdict in shown)))
+    return _table(rows)
+
+
+def every_claim(claims: list[dict]) -> str:
+    """A heading and a table for each section: claim, measure, value with its interval, what was expected, verdict."""
+    text = []
+    for section, own in _sections(claims).items():
+        rows = [("claim", "measure", "value", "expected", "verdict"), ("---",) * 5]
+        rows += [(row["claim"], row["measure"], measured(row), row["expected"], f"**{row['verdict']}**") for row in own]
+        text.append(f"## [{section}](../reports/notebooks/{section}.ipynb)\n\n{_table(rows)}")
+    return "\n".join(text)
+
+
+def _sections(claims: list[dict]) -> dict[str, list[dict]]:
+    names = dict.fromkeys(row["section"] for row in claims)
+    return {name: [row for row in claims if row["section"] == name] for name in names}
+
+
+def _table(rows: list[tuple]) -> str:
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)

@@ -26,6 +26,7 @@ from studies.settings import Params
 from tav.clip import read_frames, write_clip
 
 LONGER_SIDE = 192  # pixels of a clip in the report, whatever it was made at
+OVERVIEW = 3  # clips in the picture of the README
 SHOWN = {
     "frames": "frame consistency",
     "text": "text alignment",
@@ -66,7 +67,7 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
     (out / "metrics" / "claims.json").write_text(json.dumps(claims, indent=2, ensure_ascii=False) + "\n")
     values = {notebook["name"]: {row["name"]: row["value"] for row in notebook["rows"]} for notebook in notebooks}
     (out / "metrics" / "values.json").write_text(json.dumps(values, indent=1) + "\n")
-    _overview(params, results, out / "figures" / "overview.png")
+    (out / "figures" / "overview.webp").write_bytes(_overview(params, results))
     return _render("index.html", out / "index.html", **page)
 
 
@@ -155,12 +156,14 @@ def _resized(frames):
     return interpolate(frames, size, mode="bicubic", antialias=scale < 1).clamp(0, 1)
 
 
-def _overview(params: Params, results: Path, path: Path) -> None:
-    """The picture of the README: the first clip of params.yaml and its edits."""
-    name, entry = next(iter(params.clips.items()))
-    rows = {f"source: {entry.caption}": read_frames(results / "tune" / name / "source")}
-    rows |= {f"{edit}: {prompt}": read_frames(results / "edit" / name / edit) for edit, prompt in entry.edits.items()}
-    figures.write(figures.strip(rows, figures.pick_frames(params.clip.num_frames)), path, dpi=100)
+def _overview(params: Params, results: Path) -> bytes:
+    """The picture of the README, which moves: the first clips of params.yaml, each beside its edits."""
+    clips = []
+    for name, entry in list(params.clips.items())[:OVERVIEW]:
+        clip = {f"source: {entry.caption}": read_frames(results / "tune" / name / "source")}
+        clip |= {prompt: read_frames(results / "edit" / name / edit) for edit, prompt in entry.edits.items()}
+        clips.append(clip)
+    return figures.animate_clips(clips, params.clip.fps)
 
 
 def _model(model: str) -> dict:

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from publish.marks import read_marked
-from publish.readme import claims_table
+from publish.readme import CLAIMS, outdated
 from publish.report import measured
 from studies.benchmark import KEPT, made_with
 from studies.settings import Params
 from tav.errors import InputError
 
-CLAIMS = Path("reports/metrics/claims.json")
 MADE_AGAIN = Path("results/notebooks/04_baselines/scores.csv")
 TOLERANCES = {  # of a method's mean over the clips: what rounding moved it by on another processor, and as much again
     "frame consistency": 0.2,  # points: no frame changes by more than a few grey levels
@@ -37,7 +35,7 @@ def verify(params: Params) -> None:
         "dvc.lock is of these settings, sources and inputs": check_lock,
         "the clips made again score as the committed benchmark says": lambda: check_scores(params),
         "the committed benchmark was made with these settings and measures": lambda: check_settings(params),
-        "README, report and claims agree": check_claims,
+        "README, docs, report and claims agree": check_claims,
     }
     failed = sum(not _passes(name, check) for name, check in checks.items())
     if failed:
@@ -90,14 +88,12 @@ def check_settings(params: Params, kept: Path = KEPT / "settings.json") -> list[
     return [f"{key} differs" for key in now if then.get(key) != now[key]]
 
 
-def check_claims(readme: str | Path = "README.md", report: str | Path = "reports/index.html") -> list[str]:
-    """Where the README's table, the report's page or a section's own file says something else than claims.json."""
+def check_claims(report: str | Path = "reports/index.html") -> list[str]:
+    """Where README, docs/, the report's page or a section's own file says something else than claims.json."""
     if not CLAIMS.is_file():
         return [f"{CLAIMS} is not here"]
     claims = json.loads(CLAIMS.read_text())
-    problems = []
-    if read_marked(readme, "claims") != claims_table(claims):
-        problems.append(f"{readme} shows other claims: run `python -m publish readme`")
+    problems = outdated()
     page = Path(report).read_text()
     problems += [f"{report} does not show {row['name']}" for row in claims if measured(row) not in page]
     for section in dict.fromkeys(row["section"] for row in claims):

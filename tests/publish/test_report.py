@@ -15,11 +15,9 @@ from PIL import Image
 
 from measures.evidence import Interval, decide, write_metrics
 from publish import figures
-from publish.readme import claims_table, write_readme
 from publish.report import write_report
 from studies.settings import load_params
 from tav.clip import write_frames
-from tav.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -86,28 +84,6 @@ def test_claims_stand_with_their_values_and_verdicts(project):
     assert claims == [{"section": "02_results", "name": name, **row} for name, row in ROWS.items()]
 
 
-def test_the_readme_gets_the_claims_and_keeps_its_own_words(project):
-    build()
-    Path("README.md").write_text("before\n<!-- claims -->\nout of date\n<!-- end of claims -->\nafter\n")
-    write_readme(load_params())
-    text = Path("README.md").read_text()
-    assert text.startswith("before\n<!-- claims -->\n| section") and text.endswith("<!-- end of claims -->\nafter\n")
-    assert "| [02_results](reports/notebooks/02_results.ipynb) | 3 | 1 | 1 | 1 |" in text
-    assert "| Edits <follow> their prompt | Gain | 2 dB [1, 3] | at least 0 dB | **holds** |" in text
-    assert "| Edits move as the source does | The path | not measured | open | **undecided** |" in text
-    assert "out of date" not in text
-    write_readme(load_params())
-    assert Path("README.md").read_text() == text
-    Path("README.md").write_text("no marks")
-    with pytest.raises(InputError, match="claims"):
-        write_readme(load_params())
-
-
-def test_the_repositorys_readme_says_what_its_reports_say():
-    claims = json.loads((ROOT / "reports/metrics/claims.json").read_text())
-    assert f"<!-- claims -->\n{claims_table(claims)}<!-- end of claims -->" in (ROOT / "README.md").read_text()
-
-
 def test_the_repositorys_claims_are_those_of_its_executed_notebooks():
     claims = json.loads((ROOT / "reports/metrics/claims.json").read_text())
     metrics = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "reports/metrics").glob("0*.json"))}
@@ -169,9 +145,10 @@ def test_the_same_results_give_the_same_bytes_and_nothing_old_stays(project):
     assert snapshot() == first
 
 
-def test_the_overview_shows_the_first_clip(project):
+def test_the_overview_moves_and_shows_a_clip_beside_its_edits(project):
     build()
-    assert Image.open("reports/figures/overview.png").size[0] > 500
+    picture = Image.open("reports/figures/overview.webp")
+    assert picture.n_frames == 4 and picture.size == (3 * 196 - 4, 128 + 38)  # a source and two edits, words below
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from measures.evidence import Interval, decide
-from publish import verify
-from publish.readme import claims_table
+from publish import readme, verify
 from publish.report import measured
 from studies.settings import load_params
 from tav.errors import InputError
@@ -28,17 +27,20 @@ def reports(tmp_path, monkeypatch):
     own = {row["name"]: {k: v for k, v in row.items() if k not in ("section", "name")} for row in ROWS}
     (verify.CLAIMS.parent / "02_results.json").write_text(json.dumps(own))
     Path("reports/index.html").write_text(" ".join(measured(row) for row in ROWS))
-    Path("README.md").write_text(f"<!-- claims -->\n{claims_table(ROWS)}<!-- end of claims -->\n")
+    Path("docs").mkdir()
+    for page, name, text in readme.parts():
+        with open(page, "a") as file:
+            file.write(f"<!-- {name} -->\n{text}<!-- end of {name} -->\n")
     return tmp_path
 
 
 def test_pages_that_agree_pass_and_each_that_does_not_is_named(reports):
     assert verify.check_claims() == []
-    Path("README.md").write_text(Path("README.md").read_text().replace("| 1 |", "| 2 |"))
+    Path("README.md").write_text(Path("README.md").read_text().replace("| 2 | 1 | 1 |", "| 2 | 2 |  |"))
     Path("reports/index.html").write_text(measured(ROWS[0]))
     (verify.CLAIMS.parent / "02_results.json").write_text("{}")
     assert verify.check_claims() == [
-        "README.md shows other claims: run `python -m publish readme`",
+        "README.md says something else about claims: run `python -m publish readme`",
         "reports/index.html does not show loss",
         "reports/metrics/02_results.json differs",
     ]
@@ -65,4 +67,4 @@ def test_a_check_is_a_line_and_one_that_fails_is_bad_input(reports, monkeypatch,
         verify.verify(params)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "FAIL dvc.lock is of these settings, sources and inputs: stale: edit" and len(lines) == 4
-    assert lines[3] == "ok   README, report and claims agree"
+    assert lines[3] == "ok   README, docs, report and claims agree"

@@ -208,6 +208,6 @@ def test_the_charts_can_be_shown_with_dvc_as_pictures(workspace, first_run):
     command = [sys.executable, "-m", "dvc", "plots", "show", "-o", "plots"]
     subprocess.run(command, cwd=workspace.folder, capture_output=True, check=True)
     page = (workspace.folder / "plots/index.html").read_text()
-    for chart in ("overview", "02_results_scores", "04_baselines_table", "07_cost_attention"):
+    for chart in ("02_results_scores", "04_baselines_table", "07_cost_attention"):
         picture = f"static/workspace_reports_figures_{chart}.png"
         assert picture in page and (workspace.folder / "plots" / picture).stat().st_size > 0

@@ -1,5 +1,6 @@
 """The environments that people install: one set of versions, whichever tool installs them."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -36,6 +37,14 @@ def test_conda_users_get_the_dependencies_of_pyproject_in_the_locked_versions():
     assert constraint == "--constraint requirements.lock"
     assert {name(line): line for line in pinned} == {key: locked()[key] for key in wanted()}
     assert "python=3.11" in dependencies and PROJECT["requires-python"] == ">=3.11"
+
+
+def test_the_dev_container_and_the_citation_are_of_this_version():
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    assert container["image"].startswith("python:3.11-") and container["postCreateCommand"] == "make inputs"
+    citation = YAML(typ="safe").load(ROOT / "CITATION.cff")
+    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    assert "arXiv:2212.11565" in [identifier["value"] for identifier in citation["references"][0]["identifiers"]]
 
 
 def test_diffusers_and_transformers_have_an_upper_bound():

@@ -1,0 +1,84 @@
+"""README.md and docs/ say what reports/ and benchmarks/results say, and their links lead somewhere."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from measures.evidence import Interval, decide
+from publish import readme
+from publish.readme import counts, every_claim, findings, outdated, write_readme
+from tav.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROWS = [
+    {"section": section, "name": name, **row}
+    for section, name, row in (
+        ("01_method", "causal", decide("No later frame is seen", "Frames", 0, at_most=0)),
+        ("02_results", "edit_success", decide("Edits follow", "Gain", Interval(2.0, 1.0, 3.0), at_least=0, unit="dB")),
+        ("02_results", "loss", decide("Nothing is lost", "Loss", 3.0, at_most=1)),
+        ("02_results", "motion", decide("Edits move", "The path", None)),
+    )
+]
+
+
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """README and docs with their marks only, and the claims they are written from."""
+    monkeypatch.chdir(tmp_path)
+    readme.CLAIMS.parent.mkdir(parents=True)
+    readme.CLAIMS.write_text(json.dumps(ROWS))
+    Path("docs").mkdir()
+    for page, name, _ in readme.parts():
+        with open(page, "a") as file:
+            file.write(f"before\n<!-- {name} -->\nout of date\n<!-- end of {name} -->\nafter\n")
+    return tmp_path
+
+
+def test_the_generated_parts_are_written_and_the_rest_stays(pages):
+    assert "README.md says something else about findings: run `python -m publish readme`" in outdated()
+    write_readme(None)
+    assert outdated() == []
+    text = Path("README.md").read_text()
+    assert text.startswith("before\n<!-- findings -->\n- Of") and text.endswith("<!-- end of changes -->\nafter\n")
+    assert "out of date" not in text
+    write_readme(None)
+    assert Path("README.md").read_text() == text
+
+
+def test_a_page_without_marks_is_refused(pages):
+    Path("README.md").write_text("no marks")
+    with pytest.raises(InputError, match="findings"):
+        write_readme(None)
+
+
+def test_findings_count_verdicts_and_quote_named_claims_with_theirs():
+    assert findings(ROWS) == (
+        "- Of 3 claims, 1 hold, 1 fail, 1 are undecided. Of 1 checks of the method's code, 1 hold.\n"
+        "- Edits follow: **holds** (gain: 2 dB [1, 3]; expected: at least 0 dB).\n"
+    )
+
+
+def test_every_claim_stands_with_its_value_interval_and_verdict():
+    assert "| [02_results](reports/notebooks/02_results.ipynb) | 3 | 1 | 1 | 1 |" in counts(ROWS)
+    table = every_claim(ROWS)
+    assert "| Edits follow | Gain | 2 dB [1, 3] | at least 0 dB | **holds** |" in table
+    assert "| Edits move | The path | not measured | open | **undecided** |" in table
+
+
+def test_the_repositorys_pages_say_what_its_reports_and_benchmarks_say(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert outdated() == []
+
+
+def test_the_claims_that_the_readme_names_are_there():
+    claims = json.loads((ROOT / readme.CLAIMS).read_text())
+    assert set(readme.NAMED) <= {(row["section"], row["name"]) for row in claims}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_to_a_file(page):
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
