@@ -13,7 +13,7 @@ reproduce: inputs  ## build .venv, fetch data and models, run every stage that i
 	python -m publish readme
 
 test: inputs       ## build .venv, fetch data and models, run the tests
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
 
 smoke: inputs      ## one clip, one edit, one peer and one notebook in a folder of their own: does it run here?
 	python -m publish smoke

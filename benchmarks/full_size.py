@@ -62,16 +62,17 @@ V1_4 = {  # where it is not the default of its class
 }
 BF16 = {"memory": {"dtype": "bf16"}, "tune": {"mixed_precision": "bf16"}}
 MODES = {  # what is changed in params.yaml or, of what it has no setting for, in the process
-    "float32": {},
+    "float32": {"tune": {"recompute": "none"}},
+    "lean": {},
     "tf32": {"tf32": True},
     "contiguous": {"channels_last": False},
-    "checkpointing": {"tune": {"gradient_checkpointing": True}},
-    "bf16": BF16,
+    "checkpointing": {"tune": {"recompute": "full"}},
+    "bf16": BF16 | {"tune": BF16["tune"] | {"recompute": "none"}},
     "bf16-contiguous": BF16 | {"channels_last": False},
-    "bf16-checkpointing": BF16 | {"tune": BF16["tune"] | {"gradient_checkpointing": True}},
+    "bf16-checkpointing": BF16 | {"tune": BF16["tune"] | {"recompute": "full"}},
     "low-memory": {
         "memory": {"dtype": "bf16", "vae_frames": 1, "attention_frames": 1, "offload": True},
-        "tune": BF16["tune"] | {"gradient_checkpointing": True},
+        "tune": BF16["tune"] | {"recompute": "full"},
     },
 }
 

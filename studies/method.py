@@ -12,13 +12,13 @@ from measures.clips import ClipEntry
 from studies.digests import digest_of_model
 from studies.models import label, load_model, load_weights, save_tensors, save_weights, tune_with_progress
 from studies.settings import Params
-from studies.sources import needs_of_source, read_source, source_frames
+from studies.sources import source_frames
 from studies.store import Piece, Store
 from tav.checkpoint import read_safetensors
-from tav.clip import write_frames
+from tav.clip import read_frames, write_frames
 from tav.pipeline import TuneAVideoPipeline
 
-SAME_RESULT = {"save_every", "gradient_checkpointing"}  # of `tune`: they change its cost alone
+SAME_RESULT = {"save_every", "recompute"}  # of `tune`: they change its cost alone
 
 
 class Method:
@@ -33,18 +33,19 @@ class Method:
         self._weights = ""  # the digest of the tuned weights that it has now
 
     def source(self, entry: ClipEntry) -> Piece:
-        """The frames of a clip as pictures: what it is compared with, and what peers and conditions are shown."""
+        """See `source_frames`: a clip is decoded once."""
         return source_frames(self.params, entry, self.store)
 
     def posterior(self, entry: ClipEntry) -> Piece:
-        """The VAE's posterior of a clip: posterior.safetensors with `parameters`, f 2c h w."""
-        needs = {"source": needs_of_source(self.params, entry), "model": needs_of_image_model(self.params)}
+        """The VAE's posterior of a clip's pictures: posterior.safetensors with `parameters`, f 2c h w."""
+        source = self.source(entry)
+        needs = {"source": source.digest, "model": needs_of_image_model(self.params)}
 
         def make(folder: Path) -> None:
             self._pipe = self._pipe or load_model(self.params)
-            make_posterior(folder, self._pipe, read_source(self.params, entry))
+            make_posterior(folder, self._pipe, read_frames(source.folder) * 2 - 1)
 
-        return self.store.take("posterior", needs, (make_posterior, read_source, load_model), make)
+        return self.store.take("posterior", needs, (make_posterior, load_model), make)
 
     def tuned(self, entry: ClipEntry) -> Piece:
         """The weights tuned on a clip, tuned.safetensors (of the whole UNet if all of it is tuned), and losses.csv."""

@@ -60,7 +60,7 @@ class Tune(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     tuned: Literal["paper", "queries", "temporal", "everything"]
     tune_down_blocks: bool
-    gradient_checkpointing: bool
+    recompute: Literal["none", "lean", "feed-forward", "full"]
     mixed_precision: Literal["no", "fp16", "bf16"]
     prior_preservation: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     save_every: Count

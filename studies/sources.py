@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from torch import Tensor
-
 from measures.clips import ClipEntry
 from studies.digests import digest_of_files
 from studies.settings import Params
@@ -12,21 +10,13 @@ from tav.clip import read_clip, write_frames
 
 
 def source_frames(params: Params, entry: ClipEntry, store: Store) -> Piece:
-    """The frames of a clip as pictures: what it is compared with, and what peers and conditions are shown."""
+    """The frames of a clip as pictures of 8 bits: what is tuned on, compared with, and shown to peers and conditions."""
+    source, clip = entry.source, params.clip
+    needs = {"digest": digest_of_files(source.path), "start": source.start, "stride": source.stride}
+    needs |= {"clip": clip.model_dump(exclude={"fps"}, mode="json")}
 
     def make(folder: Path) -> None:
-        write_frames(folder, (read_source(params, entry) + 1) / 2)
+        frames = read_clip(source.path, clip.num_frames, clip.size, source.start, source.stride, clip.fit)
+        write_frames(folder, (frames + 1) / 2)
 
-    return store.take("source", needs_of_source(params, entry), (read_source, write_frames), make)
-
-
-def read_source(params: Params, entry: ClipEntry) -> Tensor:
-    """The frames of a clip, f 3 h w in [-1, 1]."""
-    source, clip = entry.source, params.clip
-    return read_clip(source.path, clip.num_frames, clip.size, source.start, source.stride, clip.fit)
-
-
-def needs_of_source(params: Params, entry: ClipEntry) -> dict:
-    """What the frames of a clip depend on."""
-    source = {"digest": digest_of_files(entry.source.path), "start": entry.source.start, "stride": entry.source.stride}
-    return source | {"clip": params.clip.model_dump(exclude={"fps"}, mode="json")}
+    return store.take("source", needs, (read_clip, write_frames), make)

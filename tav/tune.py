@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tav.errors import InputError, NumericalError
 from tav.model import ADDED, tuned_parameters
-from tav.options import image_model, prior_loss
+from tav.options import RECOMPUTE, image_model, prior_loss, recomputing
 from tav.pipeline import TuneAVideoPipeline
 
 MIXED_PRECISION = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -43,6 +43,7 @@ def tune(
     gradient_checkpointing: bool = False,
     mixed_precision: str = "no",
     prior_preservation: float = 0.0,
+    recompute: str = "lean",
     draws: Iterable[Draw] | None = None,
     state: str | Path | None = None,
     save_every: int = 50,
@@ -58,6 +59,8 @@ def tune(
         image weights as well, which `save_tuned` does not keep.
     tune_down_blocks: False leaves the down blocks as they are, which the released code does by accident: its re-entrant
         checkpointing cuts their gradients.
+    recompute: what backward computes again instead of keeping, with the same result: "none", "lean" (which costs no
+        time), "feed-forward" or "full", see `tav.options.recomputing`. gradient_checkpointing=True is "full".
     mixed_precision: "no", "fp16" or "bf16"; the tuned weights and the optimizer stay in float32.
     prior_preservation: weight of a second loss, from bryandlee's implementation: how far the prediction of the first
         frame is from the image model's, before tuning, of that frame alone. In [0, inf); 0 does without.
@@ -69,6 +72,8 @@ def tune(
     """
     if mixed_precision not in MIXED_PRECISION:
         raise InputError(f"mixed_precision is {mixed_precision!r}: use one of {', '.join(MIXED_PRECISION)}")
+    if recompute not in RECOMPUTE:
+        raise InputError(f"recompute is {recompute!r}: use one of {', '.join(RECOMPUTE)}")
     half, dtype, device = MIXED_PRECISION[mixed_precision], pipe.unet.dtype, pipe.device
     if half is None and dtype != torch.float32:
         raise InputError(
@@ -96,34 +101,31 @@ def tune(
     for parameter in trained.values():
         parameter.data = parameter.data.float()
     prior = (prior_preservation, image_model(pipe.unet, ADDED)) if prior_preservation else None
-    if gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
     try:
-        if state and Path(state).exists():
-            run.resume(Path(state), settings)
-            if len(run.losses) > steps:
-                raise InputError(f"{state} has {len(run.losses)} steps behind it and {steps} are wanted: delete it")
-        yield from enumerate(run.losses, start=1)
-        if draws is None:
-            draws = _random_draws(posterior.mean.shape, noise_scheduler.config.num_train_timesteps, generator)
-        else:
-            draws = islice(draws, len(run.losses), None)
-        for step, draw in zip(range(len(run.losses) + 1, steps + 1), draws, strict=False):
-            with torch.autocast(device.type, dtype=half, enabled=half is not None):
-                loss = _loss(pipe, posterior, text, noise_scheduler, prior, *draw)
-            run.losses.append(loss.item())
-            if not math.isfinite(run.losses[-1]):
-                raise NumericalError(
-                    f"the loss of step {step} is {run.losses[-1]}: lower the learning rate ({learning_rate:g})"
-                    f"{' or use bf16' if half is torch.float16 else ''}"
-                )
-            run.step(loss)
-            if state and step % save_every == 0:
-                run.save(Path(state), settings)
-            yield step, run.losses[-1]
+        with recomputing(pipe.unet, "full" if gradient_checkpointing else recompute):
+            if state and Path(state).exists():
+                run.resume(Path(state), settings)
+                if len(run.losses) > steps:
+                    raise InputError(f"{state} has {len(run.losses)} steps behind it and {steps} are wanted: delete it")
+            yield from enumerate(run.losses, start=1)
+            if draws is None:
+                draws = _random_draws(posterior.mean.shape, noise_scheduler.config.num_train_timesteps, generator)
+            else:
+                draws = islice(draws, len(run.losses), None)
+            for step, draw in zip(range(len(run.losses) + 1, steps + 1), draws, strict=False):
+                with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                    loss = _loss(pipe, posterior, text, noise_scheduler, prior, *draw)
+                run.losses.append(loss.item())
+                if not math.isfinite(run.losses[-1]):
+                    raise NumericalError(
+                        f"the loss of step {step} is {run.losses[-1]}: lower the learning rate ({learning_rate:g})"
+                        f"{' or use bf16' if half is torch.float16 else ''}"
+                    )
+                run.step(loss)
+                if state and step % save_every == 0:
+                    run.save(Path(state), settings)
+                yield step, run.losses[-1]
     finally:
-        if gradient_checkpointing:
-            pipe.unet.disable_gradient_checkpointing()
         for parameter in trained.values():
             parameter.grad, parameter.data = None, parameter.data.to(dtype)
         for name, parameter in pipe.unet.named_parameters():
@@ -168,7 +170,7 @@ class _Run:
     def __init__(self, tuned: dict[str, torch.nn.Parameter], learning_rate: float, generator, scaler):
         self.tuned, self.generator, self.scaler, self.losses = tuned, generator, scaler, []
         self.optimizer = torch.optim.AdamW(
-            tuned.values(), lr=learning_rate, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8
+            tuned.values(), lr=learning_rate, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8, fused=True
         )
 
     def step(self, loss: Tensor) -> None:

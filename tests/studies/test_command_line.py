@@ -132,7 +132,7 @@ def test_out_of_memory_ends_with_code_4_and_names_the_settings(refusal, set_para
     code, words = refusal("tune")
     assert code == 4
     assert words == (
-        "out of memory: set tune.gradient_checkpointing to true, set memory.dtype and tune.mixed_precision to bf16, "
+        "out of memory: set tune.recompute to full, set memory.dtype and tune.mixed_precision to bf16, "
         "set memory.vae_frames to 1, set memory.offload to true, set memory.attention_frames to 1, "
         "lower clip.size or clip.num_frames"
     )
@@ -140,7 +140,7 @@ def test_out_of_memory_ends_with_code_4_and_names_the_settings(refusal, set_para
 
 def test_out_of_memory_names_only_what_is_not_set_yet(refusal, set_params):
     memory = {"memory.dtype": "bf16", "memory.vae_frames": 1, "memory.offload": True, "memory.attention_frames": 1}
-    set_params({"clip.size": 2_000_000, "tune.mixed_precision": "bf16", "tune.gradient_checkpointing": True} | memory)
+    set_params({"clip.size": 2_000_000, "tune.mixed_precision": "bf16", "tune.recompute": "full"} | memory)
     assert refusal("tune") == (4, "out of memory: lower clip.size or clip.num_frames")
 
 
@@ -149,7 +149,7 @@ def test_less_memory_gives_the_same_clip(workplace, set_params):
         assert main([verb]) == 0
     edited = read_frames("results/edit/square/object")
     set_params({"memory.vae_frames": 1, "memory.offload": True, "memory.attention_frames": 1})
-    set_params({"tune.gradient_checkpointing": True})
+    set_params({"tune.recompute": "full"})
     for verb in ("tune", "invert", "edit"):
         assert main([verb]) == 0
     assert (read_frames("results/edit/square/object") - edited).abs().max() <= 2 / 255

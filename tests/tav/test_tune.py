@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from tav import load_pipeline, load_tuned, save_tuned, tune, tuned_parameters
 from tav.errors import InputError, NumericalError
+from tav.options import recomputing
 from tests import tiny
 
 CAPTION = "a square is moving"
@@ -103,8 +104,33 @@ def test_the_loss_is_the_error_of_what_the_model_predicts(tmp_path, prediction_t
     assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_checkpointing_changes_nothing(folder):
-    assert same(tuned(folder), tuned(folder, gradient_checkpointing=True))
+@pytest.mark.parametrize("options", [{}, {"mixed_precision": "bf16"}, {"tuned": "everything"}])
+@pytest.mark.parametrize("recompute", ["lean", "feed-forward", "full"])
+def test_what_is_computed_again_in_backward_changes_no_bit(folder, recompute, options):
+    assert same(tuned(folder, recompute="none", **options), tuned(folder, recompute=recompute, **options))
+
+
+def test_checkpointing_computes_whole_blocks_again(folder):
+    assert same(tuned(folder, recompute="none"), tuned(folder, gradient_checkpointing=True))
+
+
+def test_backward_keeps_less_the_more_is_computed_again(pipe):
+    noisy, text = torch.randn(4, 4, 8, 8), torch.randn(4, 5, tiny.TEXT_WIDTH)
+    sizes = {}
+    for recompute in ("none", "lean", "feed-forward", "full"):
+        kept = {}  # by their storage: two operations may keep the same tensor
+        weights = {parameter.untyped_storage().data_ptr() for parameter in pipe.unet.parameters()}
+
+        def keep(tensor, kept=kept, weights=weights):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage
+            return tensor
+
+        with recomputing(pipe.unet, recompute), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            pipe.unet(noisy, 5, text).sample.sum()
+        sizes[recompute] = sum(storage.nbytes() for storage in kept.values())
+    assert sizes["none"] > 1.25 * sizes["lean"] and sizes["lean"] > sizes["feed-forward"] > 2 * sizes["full"], sizes
 
 
 def test_down_blocks_can_be_left_alone(folder):
