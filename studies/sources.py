@@ -10,7 +10,7 @@ from tav.clip import read_clip, write_frames
 
 
 def source_frames(params: Params, entry: ClipEntry, store: Store) -> Piece:
-    """The frames of a clip as pictures of 8 bits: what is tuned on, compared with, and shown to peers and conditions."""
+    """The frames of a clip as 8-bit pictures: what is tuned on, compared with, and shown to peers and conditions."""
     source, clip = entry.source, params.clip
     needs = {"digest": digest_of_files(source.path), "start": source.start, "stride": source.stride}
     needs |= {"clip": clip.model_dump(exclude={"fps"}, mode="json")}
