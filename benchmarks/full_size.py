@@ -68,6 +68,7 @@ MODES = {  # what is changed in params.yaml or, of what it has no setting for, i
     "contiguous": {"channels_last": False},
     "checkpointing": {"tune": {"recompute": "full"}},
     "bf16": BF16 | {"tune": BF16["tune"] | {"recompute": "none"}},
+    "bf16-lean": BF16,
     "bf16-contiguous": BF16 | {"channels_last": False},
     "bf16-checkpointing": BF16 | {"tune": BF16["tune"] | {"recompute": "full"}},
     "low-memory": {
