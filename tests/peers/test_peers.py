@@ -15,9 +15,10 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from peers import PEERS, Sampling, defaults
+from peers import PEERS, Sampling, own_settings
 from peers._attention import decoder_layers, processors, transformer_blocks
 from peers._ddim import encode, invert, noise_of, sample
+from peers._settings import Share
 from peers.fatezero import _Fusion, align
 from peers.plug_and_play import injection
 from peers.tokenflow import _PropagatedAttnProcessor
@@ -164,8 +165,8 @@ def test_an_inflated_model_is_refused(method, model):
             run(method, inflated)
 
 
-def test_defaults_are_a_methods_own_settings():
-    assert defaults("sdedit") == {"strength": 0.5}
+def test_a_signature_has_types_and_defaults_of_a_methods_own_settings():
+    assert own_settings("sdedit") == {"strength": (Share, 0.5)}
 
 
 @pytest.mark.parametrize("method", [name for name in PEERS if name not in ("sdedit", "text-to-video")])

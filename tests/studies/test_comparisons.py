@@ -116,3 +116,25 @@ def test_a_peer_or_a_setting_of_it_that_is_unknown_is_refused_with_those_there_a
     set_params({"peers": {"sdedit": {"strenght": 0.5}}})
     with pytest.raises(InputError, match="peers.sdedit takes guidance_scale, strength, not strenght"):
         Peers(load_params())
+
+
+@pytest.mark.parametrize(
+    "peer, settings, words",
+    [
+        ("sdedit", {"strength": "x"}, "peers.sdedit.strength is 'x': it must be a number"),
+        ("sdedit", {"strength": 1.5}, "peers.sdedit.strength is 1.5: it must be less than or equal to 1"),
+        ("sdedit", {"guidance_scale": None}, "peers.sdedit.guidance_scale is None: it must be a number"),
+        ("per-frame", {"captioned_inversion": 1}, "captioned_inversion is 1: it must be true or false"),
+        ("plug-and-play", {"layer": 1.5}, "peers.plug-and-play.layer is 1.5: it must be a whole number"),
+        ("plug-and-play", {"feature_share": -1}, "it must be greater than or equal to 0"),
+        ("tokenflow", {"keyframe_interval": 0}, "it must be greater than or equal to 1"),
+        ("fatezero", {"threshold": 2}, "peers.fatezero.threshold is 2: it must be less than or equal to 1"),
+        ("text-to-video", {"model": 3}, "peers.text-to-video.model is 3: it must be a text"),
+    ],
+)
+def test_settings_of_peers_are_typed_as_those_of_the_method(workplace, set_params, capsys, peer, settings, words):
+    set_params({"peers": {peer: settings}})
+    assert main(["inputs"]) == 0  # which notes a peer's model, if it is one
+    assert main(["peers"]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and not Path(".pieces").exists()
