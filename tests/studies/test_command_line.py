@@ -122,10 +122,26 @@ def test_a_model_with_parts_missing_is_refused(refusal, tiny_model, set_params):
 
 
 def test_a_loss_that_is_no_number_ends_with_code_3(refusal, set_params):
-    set_params({"tune.learning_rate": 1e9, "tune.steps": 9})
+    set_params({"tune.learning_rate": 1e9, "tune.steps": 9, "tune.tuned": "everything"})
     code, words = refusal("tune")
     assert code == 3 and "lower the learning rate" in words
     assert not Path("results/tune").exists()
+
+
+@pytest.mark.parametrize("noise, verb", [("inverted", "invert"), ("random", "edit")])
+def test_what_is_not_finite_is_refused_before_it_is_kept(refusal, set_params, noise, verb):
+    set_params({"tune.learning_rate": 1e9, "tune.steps": 1, "tune.tuned": "everything", "edit.noise": noise})
+    assert main(["tune"]) == 0  # the loss of its one step is that of before
+    code, words = refusal(verb)
+    assert code == 3 and "left the finite numbers: lower the learning rate or the guidance scale" in words
+    assert not Path(f"results/{verb}").exists() and not Path(".pieces/frames").exists()
+
+
+def test_t_attn_is_not_tuned_alone_where_there_is_none(refusal, set_params):
+    set_params({"inflate.temporal": False, "tune.tuned": "temporal"})
+    assert refusal("tune")[1].startswith("tuned is 'temporal', of which this model has nothing: choose another")
+    set_params({"inflate.temporal_conv": True})
+    assert main(["tune"]) == 0
 
 
 def test_out_of_memory_ends_with_code_4_and_names_the_settings(refusal, set_params):

@@ -154,6 +154,11 @@ def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(folder):
     assert "\n" not in str(error.value)
 
 
+def test_a_gradient_that_is_not_finite_ends_the_run_before_a_step_is_taken_with_it(folder):
+    with pytest.raises(NumericalError, match="lower prior_preservation or the learning rate"):
+        tuned(folder, prior_preservation=1e30)
+
+
 def test_bfloat16_keeps_the_tuned_weights_in_float32(folder):
     losses, after = tuned(folder, mixed_precision="bf16")
     exact, _ = tuned(folder)
