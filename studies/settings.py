@@ -65,6 +65,11 @@ class Clip(Section):
     fit: Literal["crop", "letterbox"]
     fps: Annotated[float, Field(ge=0.1, le=240, allow_inf_nan=False)]
 
+    @property
+    def is_square(self) -> bool:
+        """Whether frames have sides alike: truth is known of such alone."""
+        return isinstance(self.size, int) or self.size[0] == self.size[1]
+
 
 class Tune(Section):
     """One-shot tuning; `save_every` counts the steps between the states that an interrupted run resumes from."""
