@@ -52,17 +52,7 @@ def pipe(model):
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    torch.manual_seed(0)
-    adapter = MotionAdapter(
-        block_out_channels=(16, 32),
-        motion_layers_per_block=1,
-        motion_num_attention_heads=2,
-        motion_norm_num_groups=4,
-        motion_max_seq_length=6,
-    )
-    folder = tmp_path_factory.mktemp("models") / "text-to-video"
-    adapter.save_pretrained(folder)
-    return str(folder)
+    return str(tiny.save_motion_adapter(tmp_path_factory.mktemp("models") / "text-to-video"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,10 @@ from studies.peers import Peers
 from studies.settings import load_params
 from tav.clip import read_frames
 from tav.errors import InputError
+from tests import tiny
 
+ROOT = Path(__file__).parents[2]
+SHIPPED = {"ablation", "full_ablation", "seeds", "peers"}
 VARIANTS = {
     "same": {},
     "no-tuning": {"tune": {"steps": 0}},
@@ -74,6 +77,22 @@ def test_further_seeds_and_variants_run_only_if_asked(full_method, set_params):
     set_params({"full": True})
     assert main(["ablate"]) == 0
     assert sorted(path.name for path in Path("results/ablate/more").iterdir()) == ["33", "34"]
+
+
+def test_every_variant_seed_and_peer_that_is_shipped_runs(workplace, set_params):
+    shipped = load_params(ROOT / "params.yaml").model_dump(mode="json", include=SHIPPED)
+    for variant in (shipped["ablation"] | shipped["full_ablation"]).values():
+        if "steps" in variant["tune"]:
+            variant["tune"]["steps"] = min(variant["tune"]["steps"], 3)
+    shipped["peers"]["text-to-video"]["model"] = str(tiny.save_motion_adapter(Path("models/text-to-video")))
+    shipped["seeds"] = shipped["seeds"][:1]
+    set_params(shipped | {"full": True, "clips.square.edits": {"object": "a circle is moving"}})
+    assert main(["ablate"]) == main(["peers"]) == 0
+    variants, seeds = shipped["ablation"] | shipped["full_ablation"], [33, *shipped["seeds"]]
+    made = {f"ablate/{variant}/{seed}/square/object" for variant in variants for seed in seeds}
+    made |= {f"peers/{peer}/square/object" for peer in shipped["peers"]}
+    assert {path.parent for path in Path("results").rglob("00000.png")} == {Path("results", name) for name in made}
+    assert {read_frames(Path("results", name)).shape for name in made} == {(4, 3, 32, 32)}
 
 
 def test_a_new_prompt_is_sampled_and_nothing_else(full_method, set_params):
