@@ -76,5 +76,5 @@ def _count(path: Path) -> int:
     read_clip(path, num_frames=1)  # says what is wrong with a file, if anything
     if path.is_dir():
         return sum(file.suffix.lower() in PICTURES for file in path.iterdir())
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         return sum(1 for _ in container.decode(video=0))

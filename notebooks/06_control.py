@@ -86,10 +86,11 @@ for kind in kinds:
 # %%
 scorer = Scores(params)
 size = params.clip.num_frames, params.clip.size
-truths = {clip: truth_beside(entry.source, *size) for clip, entry in params.clips.items()}
+known = params.clips if params.clip.is_square else {}  # truth is of square frames
+truths = {clip: truth_beside(entry.source, *size) for clip, entry in known.items()}
 cases = {(*at, following[at[2]] if at[1] == "other" else at[2]): folder for at, folder in drawn.data.items()}
 cases |= {("none", "own", *pair, pair[0]): folder for pair, folder in edits.data.items()}
-read = {case: read_frames(folder) for case, folder in cases.items() if scorer.judge and truths[case[-1]]}
+read = {case: read_frames(folder) for case, folder in cases.items() if scorer.judge and truths.get(case[-1])}
 
 # %%
 columns = ["method", "whose", "clip", "edit", "centre error", "mask overlap", "motion correlation"]

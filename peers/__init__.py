@@ -7,7 +7,8 @@ pipe: the image model, `load_pipeline(model, num_frames=f, attention="own", temp
 clip: f 3 h w in [-1, 1], as many frames as `pipe` has. It is encoded and inverted once, whatever the prompts.
 caption: what the clip shows. prompts: what it is to become, one after the other.
 frames: f 3 h w in [0, 1].
-sampling: see `Sampling`. own: the method's own settings, see its docstring and `defaults`, which are the original's.
+sampling: see `Sampling`. own: the method's own settings, see its docstring; its signature has their types, ranges and
+defaults, which are the original's.
 
 None of them tunes weights. The originals' settings are for Stable Diffusion, 50 steps and 512x512 pictures.
 """
@@ -19,7 +20,7 @@ from typing import NamedTuple
 from peers import fatezero, per_frame, plug_and_play, sdedit, text2video_zero, text_to_video, tokenflow
 from peers._ddim import Sampling
 
-__all__ = ["PEERS", "Peer", "Sampling", "defaults"]
+__all__ = ["PEERS", "Peer", "Sampling", "own_settings"]
 
 
 class Peer(NamedTuple):
@@ -41,7 +42,7 @@ PEERS = {
 }
 
 
-def defaults(peer: str) -> dict:
-    """A method's own settings and their defaults, {name: value}."""
+def own_settings(peer: str) -> dict[str, tuple]:
+    """A method's own settings, {name: (type, default)}, as `pydantic.create_model` takes them."""
     parameters = inspect.signature(PEERS[peer].edit).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
+    return {p.name: (p.annotation, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}

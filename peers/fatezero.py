@@ -13,6 +13,7 @@ from torch import Tensor
 
 from peers._attention import MapAttnProcessor, processors, transformer_blocks
 from peers._ddim import Sampling, encode, inversion, sample, schedule
+from peers._settings import Count, Share, Threshold
 from tav.pipeline import TuneAVideoPipeline
 
 
@@ -23,10 +24,10 @@ def edit(
     prompts: Iterable[str],
     sampling: Sampling,
     *,
-    cross_share: float = 0.8,
-    self_share: float = 0.8,
-    threshold: float = 0.3,
-    max_tokens: int = 32**2,
+    cross_share: Share = 0.8,
+    self_share: Share = 0.8,
+    threshold: Threshold = 0.3,
+    max_tokens: Count = 32**2,
 ) -> Iterator[Tensor]:
     """Invert with the source caption, keep the attention maps, and fuse them into the edit's. Nothing is random.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from peers._attention import decoder_layers, output_hooks
 from peers._ddim import Sampling, encode, invert, noise_of, sample
+from peers._settings import Layer, Share
 from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
 
@@ -20,9 +21,9 @@ def edit(
     sampling: Sampling,
     *,
     captioned_inversion: bool = False,
-    feature_share: float = 0.8,
-    attention_share: float = 0.5,
-    layer: int | None = None,
+    feature_share: Share = 0.8,
+    attention_share: Share = 0.5,
+    layer: Layer | None = None,
 ) -> Iterator[Tensor]:
     """Sample every frame from its inverted noise under `injection` of the source's trajectory. Nothing is random.
 

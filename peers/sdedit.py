@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from peers._ddim import Sampling, encode, sample, schedule
+from peers._settings import Share
 from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
 
@@ -17,7 +18,7 @@ def edit(
     prompts: Iterable[str],
     sampling: Sampling,
     *,
-    strength: float = 0.5,
+    strength: Share = 0.5,
 ) -> Iterator[Tensor]:
     """Noise the frames, all with the same noise, and denoise them with the last `strength` of the steps.
 

@@ -8,6 +8,7 @@ from diffusers.utils import logging
 from torch import Tensor
 
 from peers._ddim import Sampling
+from peers._settings import Model
 from tav.clip import fit_pictures
 from tav.errors import InputError, loading
 from tav.pipeline import TuneAVideoPipeline
@@ -20,7 +21,7 @@ def edit(
     prompts: Iterable[str],
     sampling: Sampling,
     *,
-    model: str = "models/miniature/text-to-video",
+    model: Model = "models/miniature/text-to-video",
 ) -> Iterator[Tensor]:
     """Sample the edit prompt from random noise; of the clip only its length and size are used.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from peers._attention import processors, transformer_blocks
 from peers._ddim import Sampling, encode, invert, noise_of, sample
+from peers._settings import Count, Layer, Share
 from peers.plug_and_play import injection
 from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
@@ -24,10 +25,10 @@ def edit(
     sampling: Sampling,
     *,
     captioned_inversion: bool = False,
-    keyframe_interval: int = 8,
-    feature_share: float = 0.8,
-    attention_share: float = 0.5,
-    layer: int | None = None,
+    keyframe_interval: Count = 8,
+    feature_share: Share = 0.8,
+    attention_share: Share = 0.5,
+    layer: Layer | None = None,
 ) -> Iterator[Tensor]:
     """Sample from inverted noise; self-attention is computed for keyframes, jointly, and propagated to the rest.
 

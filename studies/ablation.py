@@ -17,5 +17,5 @@ def ablate(params: Params) -> None:
 def runs(params: Params) -> list[tuple[str, int]]:
     """The variants and the seeds of tuning that are run: those of full_ablation and `seeds` only if `full` is true."""
     variants = [*params.ablation, *(params.full_ablation if params.full else [])]
-    seeds = [params.tune.seed, *(params.seeds if params.full else [])]
+    seeds = dict.fromkeys([params.tune.seed, *(params.seeds if params.full else [])])
     return [(variant, seed) for variant in variants for seed in seeds]

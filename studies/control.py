@@ -60,8 +60,8 @@ class Controlled:
         self._controls: dict[str, ControlNetModel | T2IAdapter] = {}
 
     def conditions(self, entry: ClipEntry) -> dict[str, Piece]:
-        """What every control is shown of a clip, as pictures; mask and pose only of a clip with its truth beside it."""
-        has_truth = digest_of_truth(entry.source.path) != ""
+        """What every control is shown of a clip, as pictures; mask and pose only where its truth is known."""
+        has_truth = self.params.clip.is_square and digest_of_truth(entry.source.path) != ""
         kinds = [kind for kind in self.params.control if has_truth or kind not in FROM_TRUTH]
         return {kind: self._condition(entry, kind) for kind in kinds}
 

@@ -17,7 +17,8 @@ def inputs(params: Params) -> None:
     models = {"model": params.model, "lora": params.lora, **params.score.model_dump(), **params.control}
     drawing = params.conditions.model_dump()
     models |= {f"conditions.{kind}": model for kind, model in drawing.items() if kind in params.control}
-    models |= {peer: settings["model"] for peer, settings in params.peers.items() if "model" in settings}
+    of_peers = {peer: settings.get("model") for peer, settings in params.peers.items()}
+    models |= {peer: model for peer, model in of_peers.items() if isinstance(model, str)}
     noted = {
         "models": {name: {"is": model, "digest": digest_of_model(model)} for name, model in models.items()},
         "clips": {name: _noted(entry) for name, entry in params.clips.items()},

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from studies.settings import Inflate, Params, Tune
 from tav.checkpoint import load_tuned, read_safetensors, save_tuned
-from tav.errors import InputError
+from tav.errors import InputError, check_finite
 from tav.pipeline import TuneAVideoPipeline, load_pipeline
 from tav.tune import tune
 
@@ -84,7 +84,8 @@ def load_weights(pipe: TuneAVideoPipeline, path: Path, whole: bool) -> None:
 
 
 def save_tensors(path: Path, **tensors: Tensor) -> None:
-    """Writes tensors by their names as a safetensors file."""
+    """Writes tensors by their names as a safetensors file; NumericalError, and no file, if one is not finite."""
+    check_finite(f"{path.name} of a clip", tensors.values())
     save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
 
 

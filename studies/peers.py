@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from functools import partial
 
+from pydantic import ValidationError, create_model
 from torch import Tensor
 
-from measures.clips import ClipEntry
-from peers import PEERS, Sampling, defaults
+from measures.clips import ClipEntry, Section
+from peers import PEERS, Sampling, own_settings
 from studies.digests import digest_of_model
 from studies.method import needs_of_image_model
 from studies.models import label, load_image_model
 from studies.results import RESULTS, replacing
-from studies.settings import Params
+from studies.settings import Guidance, Params, explain
 from studies.sources import source_frames
 from studies.stages import collect
 from studies.store import Piece, Store
@@ -33,7 +34,8 @@ def edit_by_peers(params: Params) -> None:
 class Peers:
     """The peer methods with their settings of params.yaml: edits of clips, taken from the store or made.
 
-    Raises InputError if there is no such method, or no such setting. The image model is loaded when it is first needed.
+    Raises InputError if there is no such method or setting, or a value that it does not allow. The image model is
+    loaded when it is first needed.
     """
 
     def __init__(self, params: Params, store: Store | None = None):
@@ -68,11 +70,15 @@ class Peers:
 
 
 def peer_settings(params: Params, peer: str) -> tuple[Sampling, dict]:
-    """How a peer samples, by default as `edit` says, and its own settings; InputError if it has not what is named."""
+    """How a peer samples, by default as `edit` says, and its own settings; InputError for what it does not take."""
     if peer not in PEERS:
         raise InputError(f"peers has no method {peer}: there are {', '.join(PEERS)}, each with its settings")
-    own, known = dict(params.peers[peer]), ["guidance_scale", *defaults(peer)]
-    if unknown := [name for name in own if name not in known]:
+    known = {"guidance_scale": (Guidance, params.edit.guidance_scale), **own_settings(peer)}
+    if unknown := [name for name in params.peers[peer] if name not in known]:
         raise InputError(f"peers.{peer} takes {', '.join(known)}, not {', '.join(unknown)}")
+    try:
+        own = create_model(peer, __base__=Section, **known)(**params.peers[peer]).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise InputError(f"peers.{peer}.{explain(error)}") from None
     scale = own.pop("guidance_scale", params.edit.guidance_scale)
     return Sampling(params.edit.steps, scale, params.tune.seed, params.edit.negative_prompt), own

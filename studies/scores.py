@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from torch import Tensor
 
+from measures.clips import ClipEntry
 from measures.tables import Stored
 from studies.digests import digest_of_model, digest_of_truth
 from studies.settings import Params
@@ -39,7 +41,8 @@ class Scores:
         """What takes the measures of edits that have none yet."""
         from measures.evaluate import Evaluator  # seconds that a table of scores that are there does not need
 
-        return Evaluator(self.clips, self.source, **self.params.score.model_dump(), device=self.params.device)
+        clips = self.clips if self.params.clip.is_square else {n: _without_truth(e) for n, e in self.clips.items()}
+        return Evaluator(clips, self.source, **self.params.score.model_dump(), device=self.params.device)
 
     @cached_property
     def judge(self) -> Judge | None:
@@ -69,11 +72,12 @@ class Scores:
         return json.loads((piece.folder / FILE).read_text())
 
     def unread(self) -> str:
-        """What stays open because there is no judge, or no truth beside a clip; an empty text where nothing does."""
+        """What stays open because there is no judge, or no truth of a clip; an empty text where nothing does."""
         clips = [clip for clip, entry in self.clips.items() if not digest_of_truth(entry.source.path)]
-        if not clips and self.params.score.judge:
+        square = self.params.clip.is_square
+        if square and not clips and self.params.score.judge:
             return ""
-        no_truth = f"No truth lies beside {', '.join(clips)}: there"
+        no_truth = f"No truth lies beside {', '.join(clips)}: there" if square else "Truth is of square frames: here"
         why = no_truth if self.params.score.judge else "`score.judge` names no judge:"
         return (
             f"{why} edit success, identity stability and motion correlation are not measured, and claims that "
@@ -84,6 +88,11 @@ class Scores:
     def _models(self) -> dict:
         models = self.params.score.model_dump()
         return {name: digest_of_model(model) for name, model in models.items()}
+
+
+def _without_truth(entry: ClipEntry) -> ClipEntry:
+    """A clip as one that nothing lies beside."""
+    return entry.model_copy(update={"source": entry.source.model_copy(update={"path": os.devnull})})
 
 
 def edits_in(params: Params, folder: str | Path) -> Stored:

@@ -1,26 +1,40 @@
 """params.yaml as typed, validated settings: what is wrong with it is said in one line, before anything is computed."""
 
+import math
 from pathlib import Path
-from textwrap import shorten
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from measures.clips import ClipEntry, Count, Name, Section, Text
-from tav.errors import InputError
+from measures.clips import ClipEntry, Count, Name, Needed, Place, Section, Shown, Whole, place
+from tav.errors import InputError, one_line
 
 
 def _side_or_sides(size):
-    """One side in pixels, or [height, width]; each a whole number from 8 on."""
+    """One side in pixels, or [height, width]; each a whole number from 8 to a million."""
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
-    if any(isinstance(side, bool) or not isinstance(side, int) or side < 8 for side in sides):
-        raise ValueError("one number of pixels or [height, width], each 8 or more")
+    if any(isinstance(side, bool) or not isinstance(side, int) or not 8 <= side <= 10**6 for side in sides):
+        raise ValueError("one number of pixels or [height, width], each 8 or more, up to a million")
     return size if isinstance(size, int) else tuple(sides)
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+def _one_value(value):
+    """What a setting of a peer can be at all."""
+    if isinstance(value, str):
+        return place(value)
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError("a finite number, a text, true, false or null")
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Guidance = Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)]
+Steps = Annotated[int, Field(ge=1, lt=1000)]  # of DDIM, among the 1,000 that Stable Diffusion was trained with
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 PLAIN = {
     "int_type": "a whole number",
@@ -49,20 +63,25 @@ class Clip(Section):
     num_frames: Count
     size: Annotated[int | tuple[int, int], BeforeValidator(_side_or_sides)]
     fit: Literal["crop", "letterbox"]
-    fps: Positive
+    fps: Annotated[float, Field(ge=0.1, le=240, allow_inf_nan=False)]
+
+    @property
+    def is_square(self) -> bool:
+        """Whether frames have sides alike: truth is known of such alone."""
+        return isinstance(self.size, int) or self.size[0] == self.size[1]
 
 
 class Tune(Section):
     """One-shot tuning; `save_every` counts the steps between the states that an interrupted run resumes from."""
 
-    steps: Annotated[int, Field(ge=0)]
-    learning_rate: Positive
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    steps: Whole
+    learning_rate: Rate
+    seed: Seed
     tuned: Literal["paper", "queries", "temporal", "everything"]
     tune_down_blocks: bool
     recompute: Literal["none", "lean", "feed-forward", "full"]
     mixed_precision: Literal["no", "fp16", "bf16"]
-    prior_preservation: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    prior_preservation: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
     save_every: Count
 
 
@@ -78,37 +97,37 @@ class Memory(Section):
 class Invert(Section):
     """DDIM inversion."""
 
-    steps: Count
+    steps: Steps
 
 
 class Edit(Section):
     """Sampling with an edit prompt."""
 
-    steps: Count
+    steps: Steps
     noise: Literal["inverted", "random"]
-    guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    guidance_scale: Guidance
     negative_prompt: str
 
 
 class Score(Section):
     """What scores: CLIP, an open_clip name such as ViT-L-14/openai or a folder; what else there is, or nothing."""
 
-    clip_model: Text
-    accuracy_model: str
-    pick_model: str
-    judge: str
+    clip_model: Needed
+    accuracy_model: Place
+    pick_model: Place
+    judge: Place
 
 
 class Margins(Section):
     """What a claim must reach to hold: fixed here, before a run."""
 
-    reconstruction: float
-    frame_consistency: float
-    edit_success: float
-    motion_correlation: float
-    control_loss: float
-    linear_growth: float
-    quadratic_growth: float
+    reconstruction: Number
+    frame_consistency: Number
+    edit_success: Share
+    motion_correlation: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+    control_loss: Share
+    linear_growth: Number
+    quadratic_growth: Number
 
 
 class Variant(Section):
@@ -123,25 +142,25 @@ class Variant(Section):
 class Conditions(Section):
     """The models that draw the conditions of a clip, folders or Hub ids."""
 
-    depth: str
-    openpose: str
+    depth: Place
+    openpose: Place
 
 
 class Benchmark(Section):
     """Whether `benchmark` runs all methods, over which list of clips, where these lie, and on which Ray cluster."""
 
     run: bool
-    clips: Text
-    footage: Text
+    clips: Needed
+    footage: Needed
     ray: str
-    retries: Annotated[int, Field(ge=0)]
+    retries: Whole
 
 
 class Params(Section):
     """All of params.yaml."""
 
-    model: Text
-    lora: str
+    model: Needed
+    lora: Place
     device: Literal["auto", "cpu", "cuda"]
     inflate: Inflate
     clip: Clip
@@ -153,11 +172,11 @@ class Params(Section):
     margins: Margins
     clips: Annotated[dict[Name, ClipEntry], Field(min_length=1)]
     full: bool
-    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]]
-    ablation: dict[Name, Variant]
-    full_ablation: dict[Name, Variant]
-    peers: dict[Name, dict[str, bool | int | float | str | None]]
-    control: dict[Name, Text]
+    seeds: list[Seed]
+    ablation: dict[Shown, Variant]
+    full_ablation: dict[Shown, Variant]
+    peers: dict[Name, dict[str, Annotated[Any, AfterValidator(_one_value)]]]  # whose types are in `peers`
+    control: dict[Name, Needed]
     conditions: Conditions
     objects: dict[Name, ClipEntry]
     benchmark: Benchmark
@@ -180,6 +199,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     settings = read_yaml(path)
     try:
         params = Params.model_validate(settings)
+        if twice := params.ablation.keys() & params.full_ablation.keys():
+            raise InputError(f"{min(twice)} is in ablation and in full_ablation: give one of them another name")
         for variant in params.ablation | params.full_ablation:
             params.varied(variant)
         return params
@@ -200,8 +221,12 @@ def read_yaml(path: str | Path) -> dict:
         raise InputError(f"{path}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}") from None
     except YAMLError as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}: save it as text in UTF-8") from None
+    except RecursionError:
+        raise InputError(f"{path} is nested deeper than settings are: write it anew") from None
+    except (ValueError, LookupError) as error:  # of a value that is no number or date, but says that it is
+        raise InputError(f"{path} holds a value that cannot be read ({one_line(error)}): correct it") from None
     if settings is not None and not isinstance(settings, dict):
-        raise InputError(f"{path} holds {shorten(repr(settings), 60)}: it must be a table of settings")
+        raise InputError(f"{path} holds {_cut(repr(settings), 60)}: it must be a table of settings")
     return settings or {}
 
 
@@ -213,15 +238,22 @@ def explain(error: ValidationError) -> str:
 
 
 def _explain(problem: dict) -> str:
-    key = ".".join(map(str, problem["loc"])) or "the file"
+    key = _cut(".".join(map(str, problem["loc"])), 160) or "the file"
     if problem["type"] == "extra_forbidden":
         return f"{key} is not a setting: {_neighbours(problem['loc'][:-1])}"
     if problem["type"] == "missing":
         return f"{key} is missing: add it"
-    if problem["loc"][-1:] == ("[key]",):
-        return f"{key.removesuffix('.[key]')} cannot be a name: names are made of a-z, 0-9 and -"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{key} is {shorten(repr(problem['input']), 60)}: it must be {PLAIN.get(problem['type'], message)}"
+    if problem["loc"][-1:] == ("[key]",):
+        why = "it is no text: put it in quotes" if problem["type"] == "string_type" else message
+        return f"{key.removesuffix('.[key]')} cannot be a name: {why}"
+    return f"{key} is {_cut(repr(problem['input']), 60)}: it must be {PLAIN.get(problem['type'], message)}"
+
+
+def _cut(text: str, most: int) -> str:
+    """A text without line breaks, of at most so many characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _neighbours(loc: tuple) -> str:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tav.errors import InputError, loading, one_line
+from tav.errors import InputError, check_finite, loading, one_line
 from tav.model import ADDED, tuned_parameters
 
 WEIGHTS = [  # as the Hub has them: whole or in shards, in float32 or only in half precision, new or old
@@ -21,8 +21,12 @@ WEIGHTS = [  # as the Hub has them: whole or in shards, in float32 or only in ha
 
 
 def save_tuned(pipe, path: str | Path) -> None:
-    """Write the tuned parameters of `pipe.unet`, under their released names, to a safetensors file."""
+    """Write the tuned parameters of `pipe.unet`, under their released names, to a safetensors file.
+
+    Raises NumericalError, and writes nothing, if one is not finite.
+    """
     tensors = {name: p.detach().cpu().contiguous() for name, p in tuned_parameters(pipe.unet).items()}
+    check_finite("a tuned weight", tensors.values())
     save_file(tensors, path, metadata={"format": "pt"})
 
 

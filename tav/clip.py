@@ -1,5 +1,6 @@
 """Clips in and out: videos and folders of frames become tensors (f, 3, h, w), and tensors become files to look at."""
 
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image, ImageOps
 
-from tav.errors import InputError
+from tav.errors import InputError, check_finite
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+# what Pillow raises for a file that is cut off, damaged, of something else, or would take gigabytes
+NO_PICTURE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
 FITS = {"crop": max, "letterbox": min}  # which of the two scales, by height and by width
 
 
@@ -53,7 +56,11 @@ def write_clip(path, frames, fps=8) -> None:
 
 
 def write_frames(folder, frames) -> None:
-    """Writes frames (f, 3, h, w) in [0, 1] as folder/00000.png, 00001.png, ...; takes away what is there of others."""
+    """Writes frames (f, 3, h, w) in [0, 1] as folder/00000.png, 00001.png, ...; takes away what is there of others.
+
+    Raises NumericalError, and writes nothing, if a frame is not finite.
+    """
+    check_finite("a clip", frames)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{'[0-9]' * 5}.png"):
@@ -111,14 +118,14 @@ def _decode_folder(folder: Path) -> Iterator:
 def _open_picture(path: Path) -> torch.Tensor:
     try:
         return _to_tensor(np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB")))
-    except OSError as error:
+    except NO_PICTURE as error:
         raise InputError(f"{path} cannot be read as a picture: replace it or take it out of its folder") from error
 
 
 def _decode_video(path: Path) -> Iterator:
     count, promised = 0, 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:  # a title may be in any encoding
             if not container.streams.video:
                 raise InputError(f"{path} is no video, or not a whole one: give a video, a GIF or a folder of frames")
             stream = container.streams.video[0]

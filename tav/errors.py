@@ -1,6 +1,6 @@
 """How a run ends without being a bug, and how what libraries raise becomes that."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 from textwrap import shorten
@@ -34,6 +34,12 @@ def loading(what: object, advice: str) -> Iterator[None]:
         if isinstance(error, InputError) or is_out_of_memory(error):
             raise
         raise InputError(f"cannot load {what} ({one_line(error)}): {advice}") from error
+
+
+def check_finite(what: str, tensors: Iterable) -> None:
+    """Raises NumericalError if one of the tensors holds a NaN or an infinity, which no result may."""
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise NumericalError(f"{what} left the finite numbers: lower the learning rate or the guidance scale")
 
 
 def one_line(message: object) -> str:

@@ -92,6 +92,8 @@ def tune(
         for name, parameter in (pipe.unet.named_parameters() if tuned == "everything" else parameters.items())
         if (tune_down_blocks or not name.startswith("down_blocks.")) and TUNED[tuned](name)
     }
+    if not trained:
+        raise InputError(f"tuned is {tuned!r}, of which this model has nothing: choose another, or inflate with T-Attn")
     run = _Run(trained, learning_rate, generator, torch.amp.GradScaler(device.type, enabled=half is torch.float16))
     settings = {"caption": caption, "learning_rate": learning_rate, "seed": seed, "mixed_precision": mixed_precision}
     settings |= {"prior_preservation": prior_preservation, "clip": _digest(posterior.parameters)}
@@ -179,7 +181,9 @@ class _Run:
         untouched = [name for name, parameter in self.tuned.items() if parameter.grad is None]
         if untouched:  # AdamW would skip them silently, which is how the released code lost its down blocks.
             raise RuntimeError(f"no gradient reaches {len(untouched)} tuned parameters, such as {untouched[0]}")
-        torch.nn.utils.clip_grad_norm_(self.tuned.values(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.tuned.values(), 1.0)
+        if not (self.scaler.is_enabled() or norm.isfinite()):  # in fp16 the scaler passes over such a step
+            raise NumericalError("the gradient left the finite numbers: lower prior_preservation or the learning rate")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

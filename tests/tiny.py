@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 RELEASED = Path(__file__).parent / "data" / "released-sd1" / "checkpoint"
@@ -54,6 +54,19 @@ def save_model(folder: Path, prediction_type: str = "epsilon", **config) -> Path
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_motion_adapter(folder: Path) -> Path:
+    """Save a motion adapter of up to six frames for `unet`."""
+    torch.manual_seed(0)
+    MotionAdapter(
+        block_out_channels=(16, 32),
+        motion_layers_per_block=1,
+        motion_num_attention_heads=2,
+        motion_norm_num_groups=4,
+        motion_max_seq_length=6,
     ).save_pretrained(folder)
     return folder
 

@@ -15,9 +15,10 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from peers import PEERS, Sampling, defaults
+from peers import PEERS, Sampling, own_settings
 from peers._attention import decoder_layers, processors, transformer_blocks
 from peers._ddim import encode, invert, noise_of, sample
+from peers._settings import Share
 from peers.fatezero import _Fusion, align
 from peers.plug_and_play import injection
 from peers.tokenflow import _PropagatedAttnProcessor
@@ -51,17 +52,7 @@ def pipe(model):
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    torch.manual_seed(0)
-    adapter = MotionAdapter(
-        block_out_channels=(16, 32),
-        motion_layers_per_block=1,
-        motion_num_attention_heads=2,
-        motion_norm_num_groups=4,
-        motion_max_seq_length=6,
-    )
-    folder = tmp_path_factory.mktemp("models") / "text-to-video"
-    adapter.save_pretrained(folder)
-    return str(folder)
+    return str(tiny.save_motion_adapter(tmp_path_factory.mktemp("models") / "text-to-video"))
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +155,8 @@ def test_an_inflated_model_is_refused(method, model):
             run(method, inflated)
 
 
-def test_defaults_are_a_methods_own_settings():
-    assert defaults("sdedit") == {"strength": 0.5}
+def test_a_signature_has_types_and_defaults_of_a_methods_own_settings():
+    assert own_settings("sdedit") == {"strength": (Share, 0.5)}
 
 
 @pytest.mark.parametrize("method", [name for name in PEERS if name not in ("sdedit", "text-to-video")])

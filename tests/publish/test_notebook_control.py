@@ -58,7 +58,9 @@ def figures(files):
     return {file.name for file in files if file.parent.name == "figures"}
 
 
-def test_footage_without_truth_is_shown_under_its_edges_and_what_needs_a_judge_stays_open(project, set_params):
+def test_wide_frames_have_no_truth_and_what_needs_a_judge_stays_open(project, set_params):
+    for truth in ("square.json", "square.masks.png"):  # which is of square frames
+        Path(truth).touch()
     source = {"path": "square.mp4", "start": 0, "stride": 1}
     edits = {"one": {"place": "on the beach"}, "two": {"place": "in snow", "style": "a sketch"}}
     clips = {name: {"source": source, "caption": "a square", "edits": names} for name, names in edits.items()}

@@ -46,9 +46,7 @@ def project(workplace, set_params, monkeypatch):
     for name, clip in clips.items():
         folders = [f"tune/{name}/source", f"invert/{name}/reconstruction", *(f"edit/{name}/{e}" for e in clip["edits"])]
         folders += [f"ablate/own-frame-attention/33/{name}/{edit}" for edit in clip["edits"]]
-        folders += [
-            f"peers/{peer}/{name}/{edit}" for peer in ("per-frame", "plug-and-play") for edit in clip["edits"]
-        ]
+        folders += [f"peers/{peer}/{name}/{edit}" for peer in ("per-frame", "plug-and-play") for edit in clip["edits"]]
         for folder in folders:
             write_frames(Path("results") / folder, torch.rand(4, 3, 24, 40))
         Path(f"results/tune/{name}/losses.csv").write_text("step,loss\n1,0.5\n2,0.4\n3,0.3\n")

@@ -19,6 +19,7 @@ from tav.clip import read_frames
 
 ROOT = Path(__file__).parents[2]
 
+
 def files(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
 
@@ -121,14 +122,30 @@ def test_a_model_with_parts_missing_is_refused(refusal, tiny_model, set_params):
 
 
 def test_a_loss_that_is_no_number_ends_with_code_3(refusal, set_params):
-    set_params({"tune.learning_rate": 1e30, "tune.steps": 9})
+    set_params({"tune.learning_rate": 1e9, "tune.steps": 9, "tune.tuned": "everything"})
     code, words = refusal("tune")
     assert code == 3 and "lower the learning rate" in words
     assert not Path("results/tune").exists()
 
 
+@pytest.mark.parametrize("noise, verb", [("inverted", "invert"), ("random", "edit")])
+def test_what_is_not_finite_is_refused_before_it_is_kept(refusal, set_params, noise, verb):
+    set_params({"tune.learning_rate": 1e9, "tune.steps": 1, "tune.tuned": "everything", "edit.noise": noise})
+    assert main(["tune"]) == 0  # the loss of its one step is that of before
+    code, words = refusal(verb)
+    assert code == 3 and "left the finite numbers: lower the learning rate or the guidance scale" in words
+    assert not Path(f"results/{verb}").exists() and not Path(".pieces/frames").exists()
+
+
+def test_t_attn_is_not_tuned_alone_where_there_is_none(refusal, set_params):
+    set_params({"inflate.temporal": False, "tune.tuned": "temporal"})
+    assert refusal("tune")[1].startswith("tuned is 'temporal', of which this model has nothing: choose another")
+    set_params({"inflate.temporal_conv": True})
+    assert main(["tune"]) == 0
+
+
 def test_out_of_memory_ends_with_code_4_and_names_the_settings(refusal, set_params):
-    set_params({"clip.size": 2_000_000})  # tens of terabytes
+    set_params({"clip.size": 1_000_000})  # tens of terabytes
     code, words = refusal("tune")
     assert code == 4
     assert words == (
@@ -140,7 +157,7 @@ def test_out_of_memory_ends_with_code_4_and_names_the_settings(refusal, set_para
 
 def test_out_of_memory_names_only_what_is_not_set_yet(refusal, set_params):
     memory = {"memory.dtype": "bf16", "memory.vae_frames": 1, "memory.offload": True, "memory.attention_frames": 1}
-    set_params({"clip.size": 2_000_000, "tune.mixed_precision": "bf16", "tune.recompute": "full"} | memory)
+    set_params({"clip.size": 1_000_000, "tune.mixed_precision": "bf16", "tune.recompute": "full"} | memory)
     assert refusal("tune") == (4, "out of memory: lower clip.size or clip.num_frames")
 
 

@@ -11,7 +11,10 @@ from studies.peers import Peers
 from studies.settings import load_params
 from tav.clip import read_frames
 from tav.errors import InputError
+from tests import tiny
 
+ROOT = Path(__file__).parents[2]
+SHIPPED = {"ablation", "full_ablation", "seeds", "peers"}
 VARIANTS = {
     "same": {},
     "no-tuning": {"tune": {"steps": 0}},
@@ -76,6 +79,22 @@ def test_further_seeds_and_variants_run_only_if_asked(full_method, set_params):
     assert sorted(path.name for path in Path("results/ablate/more").iterdir()) == ["33", "34"]
 
 
+def test_every_variant_seed_and_peer_that_is_shipped_runs(workplace, set_params):
+    shipped = load_params(ROOT / "params.yaml").model_dump(mode="json", include=SHIPPED)
+    for variant in (shipped["ablation"] | shipped["full_ablation"]).values():
+        if "steps" in variant["tune"]:
+            variant["tune"]["steps"] = min(variant["tune"]["steps"], 3)
+    shipped["peers"]["text-to-video"]["model"] = str(tiny.save_motion_adapter(Path("models/text-to-video")))
+    shipped["seeds"] = shipped["seeds"][:1]
+    set_params(shipped | {"full": True, "clips.square.edits": {"object": "a circle is moving"}})
+    assert main(["ablate"]) == main(["peers"]) == 0
+    variants, seeds = shipped["ablation"] | shipped["full_ablation"], [33, *shipped["seeds"]]
+    made = {f"ablate/{variant}/{seed}/square/object" for variant in variants for seed in seeds}
+    made |= {f"peers/{peer}/square/object" for peer in shipped["peers"]}
+    assert {path.parent for path in Path("results").rglob("00000.png")} == {Path("results", name) for name in made}
+    assert {read_frames(Path("results", name)).shape for name in made} == {(4, 3, 32, 32)}
+
+
 def test_a_new_prompt_is_sampled_and_nothing_else(full_method, set_params):
     set_params({"peers": {"per-frame": {}, "sdedit": {}}})
     for verb in ("ablate", "peers"):
@@ -116,3 +135,25 @@ def test_a_peer_or_a_setting_of_it_that_is_unknown_is_refused_with_those_there_a
     set_params({"peers": {"sdedit": {"strenght": 0.5}}})
     with pytest.raises(InputError, match="peers.sdedit takes guidance_scale, strength, not strenght"):
         Peers(load_params())
+
+
+@pytest.mark.parametrize(
+    "peer, settings, words",
+    [
+        ("sdedit", {"strength": "x"}, "peers.sdedit.strength is 'x': it must be a number"),
+        ("sdedit", {"strength": 1.5}, "peers.sdedit.strength is 1.5: it must be less than or equal to 1"),
+        ("sdedit", {"guidance_scale": None}, "peers.sdedit.guidance_scale is None: it must be a number"),
+        ("per-frame", {"captioned_inversion": 1}, "captioned_inversion is 1: it must be true or false"),
+        ("plug-and-play", {"layer": 1.5}, "peers.plug-and-play.layer is 1.5: it must be a whole number"),
+        ("plug-and-play", {"feature_share": -1}, "it must be greater than or equal to 0"),
+        ("tokenflow", {"keyframe_interval": 0}, "it must be greater than or equal to 1"),
+        ("fatezero", {"threshold": 2}, "peers.fatezero.threshold is 2: it must be less than or equal to 1"),
+        ("text-to-video", {"model": 3}, "peers.text-to-video.model is 3: it must be a text"),
+    ],
+)
+def test_settings_of_peers_are_typed_as_those_of_the_method(workplace, set_params, capsys, peer, settings, words):
+    set_params({"peers": {peer: settings}})
+    assert main(["inputs"]) == 0  # which notes a peer's model, if it is one
+    assert main(["peers"]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and not Path(".pieces").exists()

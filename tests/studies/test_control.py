@@ -88,6 +88,14 @@ def test_what_is_drawn_from_frames_needs_no_truth(tuned, set_params):
     assert read_frames("results/control/depth/condition/square").max() == 1
 
 
+def test_in_wide_frames_no_truth_is_known(tuned, set_params):
+    set_params({"clip.size": [16, 32], "clips.known.edits": {"place": "a square in the sea"}})
+    control_clips(load_params())
+    folders = {str(path.parent) for path in files("results/control")}
+    assert {folder.split("/")[0] for folder in folders} == {"edges", "none"} and "edges/own/known/place" in folders
+    assert read_frames("results/control/edges/own/known/place").shape == (FRAMES, 3, 16, 32)
+
+
 def test_an_unknown_kind_is_refused_before_anything_is_drawn(tuned, set_params):
     set_params({"control": {"canny": "models/edges"}})
     with pytest.raises(InputError, match="no control of kind canny: use edges, depth, openpose, mask or pose"):

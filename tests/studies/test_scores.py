@@ -152,6 +152,18 @@ def test_what_needs_a_judge_or_truth_is_said_to_stay_open(evaluated, set_params)
         assert "edit success" not in scorer.table(evaluated)
 
 
+def test_wide_frames_are_scored_without_truth(evaluated, set_params):
+    for truth in ("square.json", "square.masks.png"):
+        Path(truth).touch()
+    judge = Path(__file__).parents[2] / "models/miniature/judge"
+    set_params({"clip.size": [16, 32], "score.judge": str(judge) if judge.exists() else ""})
+    source, edit = torch.rand(2, 4, 3, 16, 32)
+    write_frames("results/tune/square/source", source)
+    scorer = Scores(load_params())
+    assert "motion correlation" not in scorer.table({"edit": {("square", "object"): edit}})
+    assert not judge.exists() or scorer.unread().startswith("Truth is of square frames: here edit success")
+
+
 def test_with_the_clip_of_tgve_frames_are_resized_as_its_script_does(evaluated, set_params, pick, monkeypatch):
     """But not for frame accuracy, which is FateZero's."""
     set_params({"score.pick_model": str(pick), "score.accuracy_model": str(save_clip(Path("other")))})

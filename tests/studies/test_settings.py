@@ -1,9 +1,11 @@
 """params.yaml: what is read, and what is refused in which words."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from studies.ablation import runs
 from studies.settings import load_params
 from tav.errors import InputError
 
@@ -64,6 +66,26 @@ def test_a_size_is_one_side_or_height_and_width(workplace, set_params):
         ("ablation.slow", {"tune": {"stepz": 3}}, "variant slow: tune.stepz is not a setting: tune takes steps"),
         ("ablation.slow", {"clip": {}}, "ablation.slow.clip is not a setting: ablation.slow takes inflate, tune"),
         ("clips.square.source.start", -1, "clips.square.source.start is -1: it must be greater than or equal to 0"),
+        ("clips", {2: {}}, "clips.2 cannot be a name: it is no text: put it in quotes"),
+        ("clips.--help", {}, "clips.--help cannot be a name: names begin with a-z or 0-9"),
+        ("clips.square.edits.-h", "a circle", "clips.square.edits.-h cannot be a name: names begin with a-z or 0-9"),
+        ("clips.square.edits.source", "a circle", "edits.source cannot be a name: the clip's own source is shown"),
+        ("ablation.source", {}, "ablation.source cannot be a name: the clip's own source is shown under it"),
+        ("clips." + 101 * "a", {}, "cannot be a name: names begin with a-z or 0-9, and have at most 100 characters"),
+        ("clips.square.source.path", 256 * "a", "it must be a path or id of at most 1,000 characters"),
+        ("clips.square.source.path", "a\0b", "it must be a path or id of at most 1,000 characters"),
+        ("model", 501 * "a/", "it must be a path or id of at most 1,000 characters"),
+        ("clip.size", 10**9, "each 8 or more, up to a million"),
+        ("clip.fps", 1e300, "clip.fps is 1e+300: it must be less than or equal to 240"),
+        ("edit.steps", 1000, "edit.steps is 1000: it must be less than 1000"),
+        ("tune.learning_rate", 1e38, "tune.learning_rate is 1e+38: it must be less than or equal to 1000000000"),
+        ("edit.guidance_scale", 1e300, "edit.guidance_scale is 1e+300: it must be less than or equal to 1000"),
+        ("tune.prior_preservation", 1e30, "it must be less than or equal to 1000000"),
+        ("margins.edit_success", float("nan"), "margins.edit_success is nan: it must be a finite number"),
+        ("margins.edit_success", 1.5, "margins.edit_success is 1.5: it must be less than or equal to 1"),
+        ("memory.vae_frames", 10**30, "it must be less than 2147483648"),
+        ("peers", {"sdedit": {"strength": [1]}}, "peers.sdedit.strength is [1]: it must be a finite number, a text"),
+        ("peers", {"sdedit": {"strength": float("inf")}}, "peers.sdedit.strength is inf: it must be a finite number"),
     ],
 )
 def test_a_bad_setting_is_refused_with_its_key_its_value_and_what_is_allowed(workplace, set_params, key, value, words):
@@ -81,5 +103,29 @@ def test_a_file_that_is_missing_or_no_yaml_is_refused(workplace):
     assert refusal("broken.yaml").endswith("save it as text in UTF-8")
     Path("broken.yaml").write_text("")
     assert "model is missing: add it" in refusal("broken.yaml")
+    Path("broken.yaml").write_text("clip: " + 3000 * "[" + 3000 * "]")
+    assert refusal("broken.yaml") == "broken.yaml is nested deeper than settings are: write it anew"
+    for value in ("!!int many", "2024-99-99", "!!bool perhaps", 5000 * "9"):
+        Path("broken.yaml").write_text(f"clip: {value}")
+        assert "broken.yaml holds a value that cannot be read" in refusal("broken.yaml")
     Path("broken.yaml").write_text("- clip\n")
     assert "it must be" in refusal("broken.yaml")
+
+
+@pytest.mark.parametrize("table", ["clips", "ablation", "full_ablation", "peers", "control", "objects"])
+@pytest.mark.parametrize("name", ["x;touch y", "$(touch y)", "`touch y`", "a | b", "a&b", "a\nb", "'\"", "../a", ""])
+def test_a_name_that_a_shell_or_a_file_system_would_read_otherwise_is_refused(workplace, set_params, table, name):
+    set_params({table: {"its-name": {}}})
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("its-name", json.dumps(name)))
+    assert "cannot be a name: names are made of a-z, 0-9 and -" in refusal()
+
+
+def test_the_same_name_in_both_tables_of_variants_is_refused(workplace, set_params):
+    set_params({"ablation": {"slow": {}}, "full_ablation": {"slow": {"tune": {"steps": 1}}}})
+    assert refusal() == "params.yaml: slow is in ablation and in full_ablation: give one of them another name"
+
+
+def test_a_seed_that_is_named_twice_is_run_once(workplace, set_params):
+    set_params({"full": True, "seeds": [34, 34, 33], "full_ablation": {"slow": {}}})
+    assert runs(load_params()) == [("slow", 33), ("slow", 34)]

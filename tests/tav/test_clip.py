@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from tav.clip import read_clip, read_frames, write_clip, write_frames
-from tav.errors import InputError
+from tav.errors import InputError, NumericalError
 
 
 def grey_steps(frames=10, h=32, w=48):
@@ -164,6 +164,36 @@ def test_files_that_are_no_whole_video_are_refused_in_one_line(tmp_path, video):
     assert "holds no frames: put pictures there" in refusal(tmp_path / "empty")
 
 
+def test_a_video_whose_title_is_not_utf_8_is_read(tmp_path, video):
+    with av.open(str(video)) as untitled, av.open(str(tmp_path / "a.mp4"), "w") as titled:
+        stream = titled.add_stream_from_template(untitled.streams.video[0])
+        titled.metadata["title"] = "cafe"
+        for packet in untitled.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                titled.mux(packet)
+    (tmp_path / "a.mp4").write_bytes((tmp_path / "a.mp4").read_bytes().replace(b"cafe", "café".encode("latin-1")))
+    assert torch.equal(read_clip(tmp_path / "a.mp4", num_frames=4), read_clip(video, num_frames=4))
+
+
+def test_pictures_that_are_broken_in_any_way_are_refused_in_one_line(tmp_path):
+    picture, bad = Image.new("RGB", (24, 24)), tmp_path / "00000.png"
+    picture.save(bad)
+    whole = bad.read_bytes()
+    huge = struct.pack(">II", 1 << 16, 1 << 16)  # a decompression bomb
+    short = struct.pack(">I", 4) + b"IHDR" + bytes(8)
+    for data in (whole[:50], whole[:16] + huge + whole[24:], whole[:8] + short, b"no picture"):
+        bad.write_bytes(data)
+        assert refusal(tmp_path, num_frames=1).startswith(f"{bad} cannot be read as a picture")
+    bad.unlink()
+    orientation = Image.Exif()
+    orientation[274] = 6
+    picture.save(tmp_path / "00000.webp", exif=orientation)
+    data = (tmp_path / "00000.webp").read_bytes()
+    (tmp_path / "00000.webp").write_bytes(data.replace(b"MM\0*", b"MM?*"))  # of its orientation
+    assert "00000.webp cannot be read as a picture" in refusal(tmp_path, num_frames=1)
+
+
 def test_a_sound_is_no_clip(tmp_path):
     with av.open(str(tmp_path / "sound.wav"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
@@ -178,6 +208,15 @@ def test_frames_come_back_as_they_were_written_to_eight_bits(tmp_path):
     write_frames(tmp_path / "frames", frames)
     assert sorted(p.name for p in (tmp_path / "frames").iterdir()) == ["00000.png", "00001.png", "00002.png"]
     assert (read_frames(tmp_path / "frames") - frames).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_frames_that_are_not_finite_are_refused_before_any_is_written(tmp_path):
+    frames = torch.rand(3, 3, 8, 8)
+    for value in (float("nan"), float("inf")):
+        frames[2, 0, 0, 0] = value
+        with pytest.raises(NumericalError, match="a clip left the finite numbers"):
+            write_frames(tmp_path / "frames", frames)
+    assert not (tmp_path / "frames").exists()
 
 
 def test_a_written_clip_plays_in_browsers_and_has_the_same_bytes_each_time(tmp_path):

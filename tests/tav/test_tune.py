@@ -155,6 +155,21 @@ def test_a_stopped_run_resumes_to_the_same_bytes(folder, tmp_path):
     assert same(tuned(folder, state=state), whole)
 
 
+def test_a_run_that_tunes_everything_resumes_to_the_same_bytes_in_the_layout_of_the_stages(folder, tmp_path):
+    def run(last=4, **settings):
+        pipe = load_pipeline(folder, num_frames=4)
+        pipe.unet.to(memory_format=torch.channels_last)
+        for step, _ in tune(pipe, tiny.moving_square(), CAPTION, tuned="everything", **SETTINGS, **settings):
+            if step == last:
+                break
+        return pipe.unet.state_dict()
+
+    whole, state = run(), {"state": tmp_path / "state.safetensors", "save_every": 2}
+    run(3, **state)
+    resumed = run(**state)
+    assert all(torch.equal(weight, whole[name]) for name, weight in resumed.items())
+
+
 def test_given_draws_are_resumed_where_they_were_left(folder, tmp_path):
     generator = torch.Generator().manual_seed(1)
     draws = [(None, torch.randn(4, 4, 8, 8, generator=generator), 100 * k) for k in range(1, 5)]
@@ -178,6 +193,11 @@ def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(folder):
     with pytest.raises(NumericalError, match="lower the learning rate") as error:
         tuned(folder, clip=torch.full((4, 3, 32, 32), float("nan")))
     assert "\n" not in str(error.value)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_before_a_step_is_taken_with_it(folder):
+    with pytest.raises(NumericalError, match="lower prior_preservation or the learning rate"):
+        tuned(folder, prior_preservation=1e30)
 
 
 def test_bfloat16_keeps_the_tuned_weights_in_float32(folder):
