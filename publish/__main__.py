@@ -3,6 +3,7 @@
 import sys
 
 from studies.command import run
+from tav import interrupt
 
 VERBS = {
     "notebook": ("publish.notebook:execute_notebook", "NAME", "execute one of notebooks/ (its name without .py)"),
@@ -21,4 +22,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupt.run(main))
