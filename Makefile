@@ -33,6 +33,7 @@ clean:             ## remove .venv, results, all pieces and the DVC cache (repor
 	rm -rf .venv .pieces .state results .dvc/cache .dvc/tmp .pytest_cache .ruff_cache .import_linter_cache
 
 inputs: .venv/built
+	python -m publish lock
 	dvc pull -q data.dvc miniature/dvc.yaml world/data/sprites.dvc world/models.dvc
 
 .venv/built: requirements.lock

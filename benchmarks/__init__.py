@@ -1,1 +1,5 @@
 """Speed, memory and settings, measured: see README.md here."""
+
+from tav import interrupt
+
+interrupt.watch_imports()

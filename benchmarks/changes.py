@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 
 from benchmarks.cost import machine
 from studies.store import FOLDER, RECORD
+from tav import interrupt
 
 RESULTS = Path(__file__).parent / "results"
 LEFT_OUT = (".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache")
@@ -85,7 +86,7 @@ CHANGES = {  # name -> what README says of it, and how it is made
 def copy_of_project() -> Iterator[Path]:
     """A copy of this folder, which is the current one for a while."""
     project = Path.cwd()
-    with TemporaryDirectory(dir=project.parent) as folder:
+    with interrupt.unwinding(), TemporaryDirectory(dir=project.parent) as folder:
         copy = Path(folder, project.name)
         shutil.copytree(project, copy, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
         os.chdir(copy)
@@ -152,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interrupt.run(main))

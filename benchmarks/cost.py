@@ -36,6 +36,7 @@ from studies.results import replacing
 from studies.settings import Params, load_params
 from studies.stages import collect
 from studies.store import Store
+from tav import interrupt
 from tav.clip import read_clip, write_clip
 from tav.errors import InputError
 from tav.model import ATTENTION, ClipAttnProcessor
@@ -267,12 +268,18 @@ def alone(function: Callable, *arguments):
     """What a function returns in a process of its own; None where memory does not suffice."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "studies.models", "pandas"])  # imported once, not in every process
-    with ProcessPoolExecutor(1, context) as process:
+    with interrupt.unwinding(), ProcessPoolExecutor(1, context) as process:
+        with interrupt.held():  # else it may come when there is a process that nobody knows yet
+            future = process.submit(function, *arguments)
         try:
-            return process.submit(function, *arguments).result()
+            return future.result()
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, BrokenProcessPool) or "memory" in str(error).lower():  # killed, or refused
                 return None
+            raise
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():  # which would be waited for
+                child.kill()
             raise
 
 
@@ -361,4 +368,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupt.run(main))

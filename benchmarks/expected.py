@@ -9,6 +9,7 @@ benchmarks/memory.py draws through its rows. The VAE, CLIP and files are not cou
 """
 
 import argparse
+import sys
 
 import pandas as pd
 import torch
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import memory
 from benchmarks.full_size import RESULTS, V1_4
+from tav import interrupt
 from tav.errors import InputError
 from tav.model import inflate
 
@@ -107,4 +109,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interrupt.run(main))

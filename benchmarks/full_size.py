@@ -34,6 +34,7 @@ from measures.conditions import edges
 from studies.models import load_model
 from studies.results import replacing
 from studies.settings import Params, load_params
+from tav import interrupt
 from tav.checkpoint import load_tuned, read_safetensors, save_tuned
 from tav.clip import read_clip
 from tav.control import load_control, sample_controlled
@@ -290,4 +291,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupt.run(main))

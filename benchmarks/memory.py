@@ -30,6 +30,7 @@ from benchmarks.full_size import (
     settings,
 )
 from studies.settings import Params
+from tav import interrupt
 from tav.errors import InputError
 from tav.tune import tune
 
@@ -140,4 +141,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupt.run(main))

@@ -24,6 +24,7 @@ import torch
 
 from benchmarks import full_size
 from benchmarks.full_size import V1_4, once, results, settings
+from tav import interrupt
 from tav.errors import InputError
 
 CHILD = Path(__file__).with_name("released_steps.py")
@@ -123,4 +124,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupt.run(main))

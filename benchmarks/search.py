@@ -11,6 +11,7 @@ tried is in benchmarks/results/settings-METHOD.csv; what it is made from are pie
 
 import argparse
 import json
+import sys
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -26,6 +27,7 @@ from studies.peers import Peers
 from studies.scores import Scores
 from studies.settings import Params, load_params
 from studies.store import Piece
+from tav import interrupt
 from tav.clip import read_frames
 
 RESULTS = Path(__file__).parent / "results"
@@ -123,4 +125,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     assert set(TRIES) == {OURS, *PEERS}
-    main()
+    sys.exit(interrupt.run(main))

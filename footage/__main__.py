@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 from footage.fetch import VIDEOS, fetch_davis, fetch_demo
+from tav import interrupt
 from tav.errors import InputError
 
 WHERE_TGVE = "https://github.com/showlab/loveu-tgve-2023 links the archive, which lies on Google Drive"
@@ -153,4 +154,4 @@ VERBS = {  # verb -> what it runs, what --help says
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupt.run(main))

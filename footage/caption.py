@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
+from transformers import Blip2ForConditionalGeneration, Blip2Processor
 from transformers.utils import logging
 
+from tav import hub
 from tav.clip import read_clip
 from tav.errors import InputError, loading
 
@@ -28,7 +29,8 @@ class Captioner:
         logging.disable_progress_bar()
         advice = "download it where there is a network and give its folder with --model, or list without --caption"
         with loading(f"BLIP-2 from {model}", advice):
-            Blip2Config.from_pretrained(model)  # one small file first: without a network, each is tried for a while
+            if not Path(model).is_dir():
+                hub.unreachable()
             self.processor = Blip2Processor.from_pretrained(model)
             self.model, info = Blip2ForConditionalGeneration.from_pretrained(
                 model, dtype=dtype, use_safetensors=True, output_loading_info=True

@@ -142,8 +142,8 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], PurePo
     """Unpacks a zip archive to `folder`, which appears when all is there.
 
     `wanted` gives a member's place within the folder, or None. Links and names that lead out of the folder are refused
-    with InputError; so is an archive that is damaged, has a password, is packed as Python cannot unpack it, holds nothing
-    that is wanted, or needs more disk than is free.
+    with InputError; so is an archive that is damaged, has a password, is packed as Python cannot unpack it, holds
+    nothing that is wanted, or needs more disk than is free.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an unpacking that was interrupted

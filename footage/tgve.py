@@ -20,6 +20,7 @@ from footage.fetch import unpack
 from footage.lists import clip_name
 from measures.evaluate import SQUARE
 from measures.score import ClipScorer, PickScorer, frame_consistency, text_alignment
+from tav import hub
 from tav.clip import read_frames
 from tav.errors import InputError, one_line
 
@@ -173,6 +174,8 @@ def score_submission(folder: Path, table: list[Row], clip_model: str, pick_model
 
     frame consistency (x100), text alignment (x100) and, if `pick_model` is not empty, PickScore; see `measures.score`.
     """
+    if not all(Path(model).is_dir() for model in (clip_model, pick_model) if model):
+        hub.unreachable()
     scorer = ClipScorer(clip_model, device, square=SQUARE)
     pick = PickScorer(pick_model, device, square=SQUARE) if pick_model else None
     rows = []

@@ -12,6 +12,7 @@ from studies.inputs import inputs
 from studies.peers import edit_by_peers
 from studies.settings import Params, load_params
 from studies.stages import edit, invert, tune
+from tav import interrupt
 
 NEEDED = ("notebooks", "models", "data", "dvc.yaml")
 NOTEBOOK, PEER = "02_results", "sdedit"
@@ -27,7 +28,7 @@ def smoke(params: Params) -> None:
     settings["peers"] = {PEER: params.peers.get(PEER, {})}
     settings["tune"]["steps"] = min(STEPS, params.tune.steps)
     project = Path.cwd()
-    with TemporaryDirectory() as folder:
+    with interrupt.unwinding(), TemporaryDirectory() as folder:
         for needed in (path for path in NEEDED if (project / path).exists()):
             Path(folder, needed).symlink_to(project / needed)
         YAML(typ="safe").dump(settings, Path(folder, "params.yaml"))

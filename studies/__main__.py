@@ -3,6 +3,7 @@
 import sys
 
 from studies.command import run
+from tav import interrupt
 
 VERBS = {
     "inputs": ("studies.inputs:inputs", "", "note the digests of the models and clips that params.yaml names"),
@@ -28,4 +29,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupt.run(main))

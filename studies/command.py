@@ -1,6 +1,7 @@
 """Command lines of verbs that work on params.yaml, with one boundary for what goes wrong.
 
-Exit codes: 0 done, 2 bad input, 3 a loss that is not finite, 4 out of memory; each with one line on stderr. 1 is a bug.
+Exit codes: 0 done, 2 bad input, 3 a loss that is not finite, 4 out of memory, 130 Ctrl-C (`tav.interrupt`); each with
+one line on stderr. 1 is a bug.
 """
 
 import argparse

@@ -58,10 +58,13 @@ def _revision(model: str) -> str:
         return model
     from huggingface_hub import constants, errors, hf_hub_download
 
+    from tav import hub  # which imports that
+
     known = Path(constants.HF_HUB_CACHE, f"models--{model.replace('/', '--')}", "refs/main")
     for file in ("model_index.json", "config.json"):  # of a pipeline, of another model
         if known.is_file():
             return known.read_text().strip()
+        hub.unreachable()
         with suppress(OSError, errors.HFValidationError):  # loading it will say what is wrong
             hf_hub_download(model, file)
     return known.read_text().strip() if known.is_file() else model

@@ -17,6 +17,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from tav import hub
 from tav.checkpoint import merge_lora, read_unet
 from tav.errors import UNUSABLE, InputError, is_out_of_memory, one_line
 from tav.model import inflate
@@ -25,6 +26,7 @@ from tav.model import inflate
 logging.getLogger("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion").addFilter(
     lambda record: "was truncated" not in record.getMessage()
 )
+warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument")  # which diffusers still gives the Hub
 
 
 @dataclass
@@ -208,6 +210,8 @@ def load_pipeline(
     Raises InputError with one line if the model cannot be had, is incomplete or broken.
     """
     model = str(model)
+    if not Path(model).is_dir():
+        hub.unreachable()
     with _part(model, "unet"):
         unet, added = read_unet(model, dtype)
     with _part(model, "vae"):
@@ -258,4 +262,5 @@ def _why_not(model: str, part: str, reason: str) -> str:
         return f"cannot load {part}/ of {model} ({reason}): fetch the model again, in diffusers format"
     if Path(model).is_absolute() or model.startswith(".") or model.count("/") != 1:
         return f"there is no model folder {model}: give a folder in diffusers format or a Hub id such as owner/name"
+    reason = hub.unreachable() or reason
     return f"{model} is no folder here and its {part} cannot be fetched from the Hub ({reason}): check name and network"
