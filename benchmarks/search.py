@@ -21,7 +21,6 @@ import pandas as pd
 from measures.clips import ClipEntry
 from measures.tables import Stored
 from peers import PEERS
-from studies.benchmark import with_clips
 from studies.method import Method
 from studies.peers import Peers
 from studies.scores import Scores
@@ -113,7 +112,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.methods) - set(TRIES):
         parser.error(f"no method {', '.join(sorted(unknown))}: there are {', '.join(TRIES)}")
-    params = with_clips(load_params(), LIST)
+    params = load_params().with_clips(LIST)
     params = params.model_copy(update={"clips": dict(list(params.clips.items())[::2])})
     for method in options.methods:
         table = search(method, params)

@@ -14,9 +14,9 @@
 # **Claim** (paper, section 6). Clips of several objects, especially of objects that occlude each other, are where it
 # fails, which the paper puts down to the image model. It suggests conditions such as depth, and shows none.
 #
-# The clips of `objects` in `params.yaml` show one, two or three things that travel side by side or pass over each
-# other. Each was tuned and inverted as any other clip, and its edits were sampled without a condition and under every
-# kind of `control`, drawn from the source clip: its edges, the mask of its things, and their pose.
+# The clips of the list that `objects` in `params.yaml` names show one, two or three things that travel side by side or
+# pass over each other. Each was tuned and inverted as any other clip, and its edits were sampled without a condition and
+# under every kind of `control`, drawn from the source clip: its edges, the mask of its things, and their pose.
 
 # %%
 # ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
@@ -57,19 +57,20 @@ apart = 0.05  # the share of things that is hidden, up to which they count as ap
 
 # %%
 params = load_params()
-entries = {n: e.model_copy(update={"edits": e.edits | {"caption": e.caption}}) for n, e in params.objects.items()}
+listed = params.with_clips(params.objects).clips
+entries = {n: e.model_copy(update={"edits": e.edits | {"caption": e.caption}}) for n, e in listed.items()}
 params = params.model_copy(update={"clips": entries})
-crowds = [{"clip": clip} | crowd(entry.source) for clip, entry in params.objects.items()]
+crowds = [{"clip": clip} | crowd(entry.source) for clip, entry in listed.items()]
 crowds = pd.DataFrame(crowds, columns=["clip", "things", "hidden"]).set_index("clip").astype(float)
 crowds = crowds.sort_values(["things", "hidden"], kind="stable")
-if not params.objects:
-    display(Markdown("`objects` in params.yaml has no clips: nothing was edited, and every question here stays open."))
-display(crowds.assign(caption={clip: entry.caption for clip, entry in params.objects.items()}).round(2))
+if not listed:
+    display(Markdown("`objects` in params.yaml names no clips: nothing was edited, every question here stays open."))
+display(crowds.assign(caption={clip: entry.caption for clip, entry in listed.items()}).round(2))
 
 # %%
 folder = Path("results/objects")
 kinds = {"no condition": "edit"} | {kind: kind for kind in params.control}
-edits = [(clip, edit) for clip, entry in params.objects.items() for edit in entry.edits]
+edits = [(clip, edit) for clip, entry in listed.items() for edit in entry.edits]
 methods = {name: [pair for pair in edits if (folder / pair[0] / kind).exists()] for name, kind in kinds.items()}
 methods = {
     name: Stored({(clip, edit): folder / clip / kinds[name] / edit for clip, edit in pairs})
@@ -78,13 +79,13 @@ methods = {
 
 # %%
 scorer = Scores(params, source=lambda clip: read_frames(folder / clip / "source"))
-methods[SOURCE] = {(clip, "caption"): scorer.source(clip) for clip in params.objects}
+methods[SOURCE] = {(clip, "caption"): scorer.source(clip) for clip in listed}
 scores = scorer.table(methods).join(crowds, on="clip")
 where = scores[["method", "clip", "edit"]].itertuples(index=False)
 counted = [count_error(scorer.judge, methods[m][c, e], params.clips[c].edits[e]) for m, c, e in where]
 scores = scores.assign(**{"count error": counted, "identity error": 1 - scores.get("right object", np.nan)}).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
-if params.objects and scorer.unread():
+if listed and scorer.unread():
     display(Markdown(f"{scorer.unread()} Errors of count and identity, which this section asks for, need both too."))
 
 # %% [markdown]
@@ -144,7 +145,7 @@ for name, chosen in (("all clips", scores), ("several things", several)):
 
 # %%
 indices = figures.pick_frames(params.clip.num_frames, shown_frames)
-for number, (clip, entry) in enumerate(params.objects.items()):
+for number, (clip, entry) in enumerate(listed.items()):
     edit, prompt = list(entry.edits.items())[number % len(entry.edits)]
     rows = {"source": scorer.source(clip)}
     rows |= {name: drawn[clip, edit] for name, drawn in methods.items() if (clip, edit) in drawn}

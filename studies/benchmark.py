@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from measures.tables import METHOD, Stored, trivial
@@ -13,12 +12,11 @@ from peers import PEERS
 from studies.cluster import each
 from studies.code import digest_of_code
 from studies.digests import digest_of_files
-from studies.method import Method
+from studies.method import SAME_RESULT, Method
 from studies.peers import Peers
 from studies.scores import Scores
-from studies.settings import Params, explain, read_yaml
+from studies.settings import Params
 from tav.clip import read_frames
-from tav.errors import InputError
 
 KEPT = Path("reports/benchmark")
 READ = ("model", "lora", "inflate", "clip", "tune", "invert", "edit", "peers", "score")  # sections of params.yaml
@@ -35,7 +33,7 @@ def benchmark(params: Params) -> None:
     if not params.benchmark.run:
         print("benchmark.run is false in params.yaml: reports/benchmark stays as it is")
         return
-    listed, scores = with_clips(params, params.benchmark.clips), {}
+    listed, scores = params.with_clips(params.benchmark.clips), {}
     Peers(listed)  # what is wrong with one is said before anything is tuned
     clips = each(score_clip, listed, list(listed.clips)) if params.benchmark.ray else _in_turn(listed)
     for name, table in tqdm(clips, "benchmark", len(listed.clips)):
@@ -54,6 +52,7 @@ def made_with(params: Params) -> dict:
     settings = params.model_dump(mode="json", include=set(READ) | {"memory"})
     settings["memory"] = settings["memory"]["dtype"]
     settings["clip"].pop("fps")
+    settings["tune"] = {name: value for name, value in settings["tune"].items() if name not in SAME_RESULT}
     measures = digest_of_code("measures.evaluate.Evaluator")
     return settings | {"clips": digest_of_files(params.benchmark.clips), "measures": measures}
 
@@ -68,19 +67,3 @@ def score_clip(params: Params, name: str) -> pd.DataFrame:
         pieces = peers.edits(peer, entry)
         edits[PEERS[peer].name] = Stored({(name, edit): piece.folder for edit, piece in pieces.items()})
     return scores.table(edits).round(4)
-
-
-def with_clips(params: Params, path: str) -> Params:
-    """The same settings with the clips of another list, a YAML file with `clips` as in params.yaml.
-
-    Raises InputError, one line, if it is missing, or no such list.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"{path} does not exist: benchmark.clips names a list of clips, such as data/evaluation.yaml")
-    listed = read_yaml(path)
-    if "clips" not in listed:
-        raise InputError(f"{path} has no clips: benchmark.clips names a list of clips, such as data/evaluation.yaml")
-    try:
-        return Params.model_validate(params.model_dump(mode="json") | {"clips": listed["clips"]})
-    except ValidationError as error:
-        raise InputError(f"{path}: {explain(error)}") from None

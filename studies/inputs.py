@@ -11,18 +11,19 @@ from studies.settings import Params
 def inputs(params: Params) -> None:
     """Writes results/inputs/{models, clips, objects}.json.
 
-    So a replaced file is noticed wherever it lies, and what params.yaml does not name is nobody's business. Edits are
-    not written: what is done once per clip does not depend on them.
+    So a replaced file is noticed wherever it lies, and what params.yaml does not name is nobody's business. Edits of
+    params.yaml are not written: what is done once per clip does not depend on them.
     """
     models = {"model": params.model, "lora": params.lora, **params.score.model_dump(), **params.control}
     drawing = params.conditions.model_dump()
     models |= {f"conditions.{kind}": model for kind, model in drawing.items() if kind in params.control}
     of_peers = {peer: settings.get("model") for peer, settings in params.peers.items()}
     models |= {peer: model for peer, model in of_peers.items() if isinstance(model, str)}
+    several = params.with_clips(params.objects).clips
     noted = {
         "models": {name: {"is": model, "digest": digest_of_model(model)} for name, model in models.items()},
         "clips": {name: _noted(entry) for name, entry in params.clips.items()},
-        "objects": {name: _noted(entry) for name, entry in params.objects.items()},
+        "objects": {name: _noted(entry) | {"edits": entry.edits} for name, entry in several.items()},
     }
     with replacing(RESULTS / "inputs") as folder:
         for name, content in noted.items():

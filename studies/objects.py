@@ -18,13 +18,13 @@ from studies.stages import collect
 
 
 def objects(params: Params) -> None:
-    """Tunes on every clip of params.objects and samples its edits, into results/objects/<clip>/{source, edit, <kind>}.
+    """Tunes on the clips that `objects` lists and samples their edits: results/objects/<clip>/{source, edit, <kind>}.
 
     edit: without control; <kind>: under each of params.control that the clip has, from the same noise.
     """
     controlled = Controlled(params)
     with replacing(RESULTS / "objects") as folder:
-        for name, entry in params.objects.items():
+        for name, entry in params.with_clips(params.objects).clips.items():
             collect(controlled.method.source(entry), folder / name / "source")
             conditions = controlled.conditions(entry)
             for edit, prompt in entry.edits.items():

@@ -178,7 +178,7 @@ class Params(Section):
     peers: dict[Name, dict[str, Annotated[Any, AfterValidator(_one_value)]]]  # whose types are in `peers`
     control: dict[Name, Needed]
     conditions: Conditions
-    objects: dict[Name, ClipEntry]
+    objects: Place
     benchmark: Benchmark
 
     def varied(self, variant: str, seed: int | None = None) -> "Params":
@@ -192,6 +192,23 @@ class Params(Section):
             return Params.model_validate(settings)
         except ValidationError as error:
             raise InputError(f"variant {variant}: {explain(error)}") from None
+
+    def with_clips(self, path: str) -> "Params":
+        """These settings with the clips of a list, a YAML file with `clips` as in params.yaml; "" is a list of none.
+
+        Raises InputError, one line, if the file is missing, or no such list.
+        """
+        if not path:
+            return self.model_copy(update={"clips": {}})
+        if not Path(path).is_file():
+            raise InputError(f"{path} does not exist: name a list of clips, such as data/evaluation.yaml")
+        listed = read_yaml(path)
+        if "clips" not in listed:
+            raise InputError(f"{path} has no clips: name a list of clips, such as data/evaluation.yaml")
+        try:
+            return Params.model_validate(self.model_dump(mode="json") | {"clips": listed["clips"]})
+        except ValidationError as error:
+            raise InputError(f"{path}: {explain(error)}") from None
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

@@ -54,7 +54,7 @@ def workplace(tiny_model, tmp_path, monkeypatch, set_params):
     }
     set_params(
         {"model": "models/tiny", "device": "cpu", "clips": {"square": clip}, "score.clip_model": "models/tiny/clip"}
-        | {"score.judge": "", "ablation": {}, "full_ablation": {}, "peers": {}, "control": {}, "objects": {}}
+        | {"score.judge": "", "ablation": {}, "full_ablation": {}, "peers": {}, "control": {}, "objects": ""}
         | {"clip.num_frames": 4, "clip.size": 32, "tune.steps": 3, "tune.save_every": 2, "invert.steps": 2}
         | {"edit.steps": 2}
     )

@@ -31,7 +31,7 @@ SMALL = {
     "full_ablation": {},
     "peers": {"per-frame": {"guidance_scale": 2.0}},
     "control": {"edges": "models/miniature/controlnet-edges"},
-    "objects": {"pair": CLIP},
+    "objects": "data/objects.yaml",
     "benchmark": {"run": False, "clips": "data/evaluation.yaml", "footage": "data/clips", "ray": "", "retries": 1},
 }
 
@@ -57,6 +57,7 @@ class Workspace:
         control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 4, 4))
         control.save_pretrained(folder / "models/miniature/controlnet-edges")
         (folder / "data/evaluation.yaml").write_text("clips: {}\n")
+        YAML(typ="safe").dump({"clips": {"pair": CLIP}}, folder / "data/objects.yaml")
         square = (tiny.moving_square(3) + 1) / 2
         for name, clip in {"one": square, "two": square.flip(-1)}.items():
             write_clip(folder / f"data/clips/{name}.mp4", clip)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from ruamel.yaml import YAML
 
 from publish.notebook import run_notebook
 from tav.clip import read_frames, write_frames
@@ -41,7 +42,8 @@ def project(workplace, set_params, monkeypatch):
         }
         for name in CENTRES
     }
-    set_params({"objects": objects, "control": {"edges": "control", "mask": "control"}, "score.clip_model": "clip"})
+    YAML(typ="safe").dump({"clips": objects}, Path("several.yaml"))
+    set_params({"objects": "several.yaml", "control": {"edges": "control", "mask": "control"}, "score.clip_model": "clip"})
     torch.manual_seed(0)
     for name, centres in CENTRES.items():
         save_truth(name, centres)
@@ -119,16 +121,17 @@ def test_clips_of_ones_own_need_no_truth_and_no_mask(project):
 
 
 def test_without_clips_of_several_objects_every_question_stays_open(project, set_params):
-    set_params({"objects": {}})
+    set_params({"objects": ""})
     shutil.rmtree("results/objects")
     out, rows = run()
     assert set(rows) == CLAIMS and {(row["value"], row["verdict"]) for row in rows.values()} == {(None, "undecided")}
-    assert told(out, "`objects` in params.yaml has no clips")
+    assert told(out, "`objects` in params.yaml names no clips")
 
 
 def test_one_clip_without_truth_and_without_control_is_shown(project, set_params):
     clip = {"source": {"path": "one.mp4", "start": 0, "stride": 1}, "caption": "a fox", "edits": {"place": "in snow"}}
-    set_params({"objects": {"one": clip}, "control": {}})
+    YAML(typ="safe").dump({"clips": {"one": clip}}, Path("several.yaml"))
+    set_params({"control": {}})
     Path("one.json").unlink()
     out, rows = run()
     assert set(rows) == {claim for claim in CLAIMS if claim.endswith(("number", "occlusion"))}

@@ -28,7 +28,8 @@ def project(workplace, set_params):
     """A run whose clip of several things is the workplace's clip, with a ControlNet that is still silent: it adds 0."""
     ControlNetModel.from_unet(tiny.unet(), conditioning_embedding_out_channels=(8, 16, 32)).save_pretrained("control")
     pair = load_params().clips["square"].model_dump()
-    set_params({"objects": {"pair": pair}, "control": {"edges": "control", "mask": "control"}})
+    YAML(typ="safe").dump({"clips": {"pair": pair}}, Path("several.yaml"))
+    set_params({"objects": "several.yaml", "control": {"edges": "control", "mask": "control"}})
     return workplace
 
 
