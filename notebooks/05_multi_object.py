@@ -15,7 +15,7 @@
 # fails, which the paper puts down to the image model. It suggests conditions such as depth, and shows none.
 #
 # The clips of the list that `objects` in `params.yaml` names show one, two or three things that travel side by side or
-# pass over each other. Each was tuned and inverted as any other clip, and its edits were sampled without a condition and
+# pass over each other. Each was tuned and inverted as any other clip. Its edits were sampled without a condition and
 # under every kind of `control`, drawn from the source clip: its edges, the mask of its things, and their pose.
 
 # %%

@@ -47,7 +47,7 @@ class Method:
 
         return self.store.take("posterior", needs, (make_posterior, load_model), make)
 
-    def tuned(self, entry: ClipEntry) -> Piece:
+    def weights(self, entry: ClipEntry) -> Piece:
         """The weights tuned on a clip, tuned.safetensors (of the whole UNet if all of it is tuned), and losses.csv."""
         posterior = self.posterior(entry)
         needs = self._needs_of_model() | {"posterior": posterior.digest, "caption": entry.caption}
@@ -55,9 +55,9 @@ class Method:
 
         def make(folder: Path) -> None:
             self._pipe, self._weights = load_model(self.params), ""  # whose weights are the image model's still
-            make_tuned(folder, self._pipe, posterior.folder, entry.caption, self.params)
+            make_weights(folder, self._pipe, posterior.folder, entry.caption, self.params)
 
-        return self.store.take("tuned", needs, (make_tuned, load_model), make)
+        return self.store.take("weights", needs, (make_weights, load_model), make)
 
     def noise(self, entry: ClipEntry) -> Piece:
         """The noise f c h w that a clip inverts to under its tuned weights: inverted.safetensors with `noise`."""
@@ -95,7 +95,7 @@ class Method:
 
     def pipe_on(self, entry: ClipEntry, task: str) -> TuneAVideoPipeline:
         """The pipeline with the weights tuned on a clip; its progress bars say what it is about to do."""
-        weights = self.tuned(entry)
+        weights = self.weights(entry)
         if self._weights != weights.digest:
             whole = self.params.tune.tuned == "everything"
             if whole or self._pipe is None:
@@ -107,7 +107,7 @@ class Method:
 
     def needs(self, entry: ClipEntry) -> dict:
         """What everything depends on that is made with the weights tuned on a clip."""
-        return self._needs_of_model() | {"weights": self.tuned(entry).digest}
+        return self._needs_of_model() | {"weights": self.weights(entry).digest}
 
     def _sampled(self, entry: ClipEntry, prompt: str, start: dict, settings: dict) -> Piece:
         needs = self.needs(entry) | {"prompt": prompt, "start": start, "settings": settings}
@@ -129,7 +129,7 @@ def make_posterior(folder: Path, pipe: TuneAVideoPipeline, clip: Tensor) -> None
     save_tensors(folder / "posterior.safetensors", parameters=pipe.encode_posterior(clip).parameters)
 
 
-def make_tuned(folder: Path, pipe: TuneAVideoPipeline, posterior: Path, caption: str, params: Params) -> None:
+def make_weights(folder: Path, pipe: TuneAVideoPipeline, posterior: Path, caption: str, params: Params) -> None:
     """Tunes `pipe` on a clip's posterior; goes on with what an interrupted run left in `folder`."""
     state = folder / "state.safetensors"
     losses = tune_with_progress(pipe, read_posterior(posterior, pipe), caption, params.tune, state)

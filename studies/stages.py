@@ -14,7 +14,7 @@ def tune(params: Params) -> None:
     method = Method(params)
     with replacing(RESULTS / "tune") as folder:
         for name, entry in params.clips.items():
-            collect(method.tuned(entry), folder / name)
+            collect(method.weights(entry), folder / name)
             collect(method.source(entry), folder / name / "source")
 
 

@@ -43,7 +43,8 @@ def project(workplace, set_params, monkeypatch):
         for name in CENTRES
     }
     YAML(typ="safe").dump({"clips": objects}, Path("several.yaml"))
-    set_params({"objects": "several.yaml", "control": {"edges": "control", "mask": "control"}, "score.clip_model": "clip"})
+    control = {"edges": "control", "mask": "control"}
+    set_params({"objects": "several.yaml", "control": control, "score.clip_model": "clip"})
     torch.manual_seed(0)
     for name, centres in CENTRES.items():
         save_truth(name, centres)

@@ -60,40 +60,40 @@ def test_a_second_run_runs_nothing(workspace, first_run):
 
 
 def test_a_new_clip_makes_its_own_pieces_alone(workspace, first_run):
-    before = workspace.pieces("tuned", "noise", "frames")
+    before = workspace.pieces("weights", "noise", "frames")
     workspace.add_clip("two")
     assert workspace.repro("edit") == ["inputs", "tune", "invert", "edit"]
-    made = workspace.pieces("tuned", "noise", "frames")
-    assert {kind: made[kind] - before[kind] for kind in made} == {"tuned": 1, "noise": 1, "frames": 2}
+    made = workspace.pieces("weights", "noise", "frames")
+    assert {kind: made[kind] - before[kind] for kind in made} == {"weights": 1, "noise": 1, "frames": 2}
 
 
 def test_a_new_edit_prompt_samples_itself_alone(workspace, first_run):
-    before = workspace.pieces("tuned", "noise", "frames")
+    before = workspace.pieces("weights", "noise", "frames")
     workspace.settings["clips"]["one"]["edits"]["style"] = 'a drawing of "a square", $HOME and it\'s moving'
     assert workspace.repro("edit") == ["inputs", "edit"]
-    made = workspace.pieces("tuned", "noise", "frames")
-    assert {kind: made[kind] - before[kind] for kind in made} == {"tuned": 0, "noise": 0, "frames": 1}
+    made = workspace.pieces("weights", "noise", "frames")
+    assert {kind: made[kind] - before[kind] for kind in made} == {"weights": 0, "noise": 0, "frames": 1}
 
 
 def test_a_setting_that_is_put_back_makes_no_piece(workspace, first_run):
     rate = workspace.settings["tune"]["learning_rate"]
-    before, pieces = workspace.files("results/tune/one"), workspace.pieces("tuned")
+    before, pieces = workspace.files("results/tune/one"), workspace.pieces("weights")
     workspace.settings["tune"]["learning_rate"] = rate / 2
     assert workspace.repro("tune") == ["inputs", "tune"]
     assert workspace.files("results/tune/one") != before
     workspace.settings["tune"]["learning_rate"] = rate
     assert workspace.repro("tune") == ["inputs"]
     assert workspace.files("results/tune/one") == before
-    assert workspace.pieces("tuned")["tuned"] == pieces["tuned"] + len(workspace.settings["clips"])
+    assert workspace.pieces("weights")["weights"] == pieces["weights"] + len(workspace.settings["clips"])
 
 
 def test_a_comment_in_the_method_makes_no_piece(workspace, first_run):
-    before = workspace.pieces("posterior", "tuned", "noise", "frames")
+    before = workspace.pieces("posterior", "weights", "noise", "frames")
     for name in ("model.py", "tune.py"):
         with (workspace.folder / "tav" / name).open("a") as file:
             file.write("# a comment\n")
     assert workspace.repro("edit") == ["inputs", "tune", "invert", "edit"]
-    assert workspace.pieces("posterior", "tuned", "noise", "frames") == before
+    assert workspace.pieces("posterior", "weights", "noise", "frames") == before
 
 
 def test_a_clip_that_is_taken_out_leaves_the_report(workspace, first_run):

@@ -63,7 +63,7 @@ def test_an_interrupted_run_keeps_the_pieces_that_were_done_and_ends_with_the_sa
     monkeypatch.setattr(benchmark, "score_clip", interrupted)
     with pytest.raises(KeyboardInterrupt):
         main(["benchmark"])
-    done = pieces("tuned") | pieces("peer") | pieces("scores")
+    done = pieces("weights") | pieces("peer") | pieces("scores")
     monkeypatch.setattr(benchmark, "score_clip", score_clip)
     assert main(["benchmark"]) == 0
     assert SCORES.read_bytes() == whole
@@ -72,15 +72,15 @@ def test_an_interrupted_run_keeps_the_pieces_that_were_done_and_ends_with_the_sa
 
 def test_a_changed_setting_makes_anew_what_depends_on_it(listed, set_params):
     assert main(["benchmark"]) == 0
-    tuned, frames = set(pieces("tuned")), set(pieces("frames"))
+    weights, frames = set(pieces("weights")), set(pieces("frames"))
     set_params({"edit.guidance_scale": 3.0})
     assert main(["benchmark"]) == 0
-    assert set(pieces("tuned")) == tuned and len(set(pieces("frames"))) == 2 * len(frames)
+    assert set(pieces("weights")) == weights and len(set(pieces("frames"))) == 2 * len(frames)
 
 
 def test_a_changed_measure_scores_again_and_samples_nothing(listed, monkeypatch):
     assert main(["benchmark"]) == 0
-    made = set(pieces("tuned")) | set(pieces("frames")) | set(pieces("peer"))
+    made = set(pieces("weights")) | set(pieces("frames")) | set(pieces("peer"))
     scores = set(pieces("scores"))
     digest = code.digest_of_code
 
@@ -89,7 +89,7 @@ def test_a_changed_measure_scores_again_and_samples_nothing(listed, monkeypatch)
 
     monkeypatch.setattr("studies.store.digest_of_code", other)
     assert main(["benchmark"]) == 0
-    assert set(pieces("tuned")) | set(pieces("frames")) | set(pieces("peer")) == made
+    assert set(pieces("weights")) | set(pieces("frames")) | set(pieces("peer")) == made
     assert len(set(pieces("scores"))) == 2 * len(scores)
 
 

@@ -45,19 +45,19 @@ def test_a_variant_shares_what_it_does_not_change_and_draws_something_else_where
     assert torch.equal(frames("same"), read_frames("results/edit/square/object"))
     drawn = [frames(variant) for variant in VARIANTS]
     assert not any(torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
-    assert (count("tuned"), count("noise"), count("posterior")) == (3, 3, 1)
+    assert (count("weights"), count("noise"), count("posterior")) == (3, 3, 1)
 
 
 def test_a_variant_more_makes_its_own_pieces_and_one_less_leaves_the_results(full_method, set_params):
     assert main(["ablate"]) == 0
-    before, edits = count("tuned"), count("frames")
+    before, edits = count("weights"), count("frames")
     set_params({"ablation": VARIANTS | {"first": {"inflate": {"attention": "first"}}}})
     assert main(["ablate"]) == 0
-    assert (count("tuned") - before, count("frames") - edits) == (1, 2)
+    assert (count("weights") - before, count("frames") - edits) == (1, 2)
     set_params({"ablation": {"own": VARIANTS["own"]}})
     assert main(["ablate"]) == 0
     assert [path.name for path in Path("results/ablate").iterdir()] == ["own"]
-    assert (count("tuned") - before, count("frames") - edits) == (1, 2)
+    assert (count("weights") - before, count("frames") - edits) == (1, 2)
 
 
 def test_a_variant_that_tunes_everything_is_kept_whole(full_method, set_params):
@@ -99,7 +99,7 @@ def test_a_new_prompt_is_sampled_and_nothing_else(full_method, set_params):
     set_params({"peers": {"per-frame": {}, "sdedit": {}}})
     for verb in ("ablate", "peers"):
         assert main([verb]) == 0
-    before = {kind: count(kind) for kind in ("source", "posterior", "tuned", "noise", "frames", "peer")}
+    before = {kind: count(kind) for kind in ("source", "posterior", "weights", "noise", "frames", "peer")}
     set_params({"clips.square.edits.style": "a drawing of a square"})
     for verb in ("tune", "invert", "edit", "ablate", "peers"):
         assert main([verb]) == 0
@@ -113,7 +113,7 @@ def test_a_setting_that_is_put_back_makes_nothing(full_method, set_params):
     assert main(["tune"]) == 0
     set_params({"tune.learning_rate": 1e-3})
     assert main(["tune"]) == 0
-    assert {path: path.stat().st_mtime_ns for path in before} == before and count("tuned") == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before and count("weights") == 2
 
 
 def test_a_peer_edits_every_clip_by_its_own_settings_and_tunes_nothing(full_method, set_params):

@@ -59,7 +59,7 @@ def test_clips_are_sampled_under_their_own_and_the_next_clips_conditions(tuned):
 
     pipe = load_model(tuned)
     pipe.set_progress_bar_config(disable=True)
-    load_tuned(pipe, Method(tuned).tuned(tuned.clips["square"]).folder / "tuned.safetensors")
+    load_tuned(pipe, Method(tuned).weights(tuned.clips["square"]).folder / "tuned.safetensors")
     random = torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(tuned.tune.seed))
     settings = {"guidance_scale": tuned.edit.guidance_scale, "negative_prompt": tuned.edit.negative_prompt}
     task = tuned.clips["square"].edits["object"], random, tuned.edit.steps
