@@ -104,7 +104,7 @@ def test_unless_asked_nothing_is_run_and_what_was_found_stays(listed, set_params
 def test_a_list_that_is_missing_is_said_in_one_line(listed, set_params, capsys):
     set_params({"benchmark.clips": "nowhere.yaml"})
     assert main(["benchmark"]) == 2
-    assert "nowhere.yaml does not exist: benchmark.clips names a list of clips" in capsys.readouterr().err
+    assert "nowhere.yaml does not exist: name a list of clips" in capsys.readouterr().err
 
 
 def test_a_peer_that_cannot_run_is_refused_before_anything_is_tuned(listed, set_params, capsys):
@@ -117,7 +117,7 @@ def test_a_peer_that_cannot_run_is_refused_before_anything_is_tuned(listed, set_
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("{}", "list.yaml has no clips: benchmark.clips names a list of clips"),
+        ("{}", "list.yaml has no clips: name a list of clips"),
         ("", "list.yaml has no clips"),
         ("clips:\n", "list.yaml: clips is None: it must be a table of names"),
         ("clips: {}\n", "list.yaml: clips is {}: it must be a table of one name or more"),

@@ -104,7 +104,7 @@ def test_a_new_prompt_is_sampled_and_nothing_else(full_method, set_params):
     for verb in ("tune", "invert", "edit", "ablate", "peers"):
         assert main([verb]) == 0
     after = {kind: count(kind) - number for kind, number in before.items()}
-    assert after == {"source": 0, "posterior": 0, "tuned": 0, "noise": 0, "frames": 4, "peer": 2}
+    assert after == {"source": 0, "posterior": 0, "weights": 0, "noise": 0, "frames": 4, "peer": 2}
 
 
 def test_a_setting_that_is_put_back_makes_nothing(full_method, set_params):

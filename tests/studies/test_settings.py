@@ -112,7 +112,7 @@ def test_a_file_that_is_missing_or_no_yaml_is_refused(workplace):
     assert "it must be" in refusal("broken.yaml")
 
 
-@pytest.mark.parametrize("table", ["clips", "ablation", "full_ablation", "peers", "control", "objects"])
+@pytest.mark.parametrize("table", ["clips", "ablation", "full_ablation", "peers", "control"])
 @pytest.mark.parametrize("name", ["x;touch y", "$(touch y)", "`touch y`", "a | b", "a&b", "a\nb", "'\"", "../a", ""])
 def test_a_name_that_a_shell_or_a_file_system_would_read_otherwise_is_refused(workplace, set_params, table, name):
     set_params({table: {"its-name": {}}})
