@@ -54,7 +54,7 @@ def test_a_clip_is_edited_here_as_by_the_stages_of_a_clip(project):
     assert torch.equal(read_frames(RESULTS / "source"), read_frames("results/tune/square/source"))
     for edit in ("object", "place"):
         assert torch.equal(read_frames(RESULTS / "edit" / edit), read_frames(f"results/edit/square/{edit}"))
-    assert len(list(Path(".pieces/tuned").iterdir())) == 1  # which both share
+    assert len(list(Path(".pieces/weights").iterdir())) == 1  # which both share
 
 
 @pytest.mark.parametrize("noise", ["inverted", "random"])
