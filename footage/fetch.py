@@ -1,6 +1,7 @@
 """Downloads that resume and are checked, archives that are unpacked safely, and the two sets of clips fetched so."""
 
 import hashlib
+import lzma
 import os
 import shutil
 import stat
@@ -12,10 +13,11 @@ from pathlib import Path, PurePosixPath
 import requests
 from tqdm import tqdm
 
-from tav.errors import InputError
+from tav.errors import InputError, one_line
 
 VIDEOS = Path("footage/videos")
 STATE = Path(".state/footage")  # outside of what DVC hashes and deletes, so that an interrupted download is kept
+DAMAGED = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError)
 TIMEOUT = 30  # seconds without a byte
 
 # The released demo clips, and their sha256 as of commit 7d4a89a.
@@ -140,7 +142,8 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], PurePo
     """Unpacks a zip archive to `folder`, which appears when all is there.
 
     `wanted` gives a member's place within the folder, or None. Links and names that lead out of the folder are refused
-    with InputError; so is an archive that is damaged, holds nothing that is wanted, or needs more disk than is free.
+    with InputError; so is an archive that is damaged, locked or packed in another way than Python knows, holds nothing
+    that is wanted, or needs more disk than is free.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an unpacking that was interrupted
@@ -148,7 +151,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], PurePo
     try:
         with zipfile.ZipFile(archive) as zipped:
             files = [(wanted(_member(archive, info)), info) for info in zipped.infolist() if not info.is_dir()]
-            files = [(partial / place, info) for place, info in files if place]
+            files = [(partial / place, info) for place, info in files if place and place.name]  # "." names no file
             if not files:
                 raise InputError(f"{archive} holds nothing that is looked for: is it the archive that is meant?")
             needed, free = sum(info.file_size for _, info in files), shutil.disk_usage(folder.parent).free
@@ -160,13 +163,16 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], PurePo
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with zipped.open(info) as source, place.open("wb") as file:
                     shutil.copyfileobj(source, file)
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{archive} is damaged or no zip archive ({error}): download it again") from error
+    except DAMAGED as error:
+        raise InputError(f"{archive} is damaged or no zip archive ({one_line(error)}): download it again") from error
+    except RuntimeError as error:  # a password, or a method of packing that Python does not know
+        raise InputError(f"{archive} cannot be unpacked ({one_line(error)}): pack it anew, with no password") from error
     partial.rename(folder)
 
 
 def _member(archive: Path, info: zipfile.ZipInfo) -> PurePosixPath:
     name = PurePosixPath(info.filename.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or stat.S_ISLNK(info.external_attr >> 16):
+    leads_out = name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1])
+    if leads_out or stat.S_ISLNK(info.external_attr >> 16):
         raise InputError(f"{archive} holds {info.filename}, which is a link or leads out of its folder: do not use it")
     return name

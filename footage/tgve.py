@@ -21,7 +21,7 @@ from footage.lists import clip_name
 from measures.evaluate import SQUARE
 from measures.score import ClipScorer, PickScorer, frame_consistency, text_alignment
 from tav.clip import read_frames
-from tav.errors import InputError
+from tav.errors import InputError, one_line
 
 TABLE = "LOVEU-TGVE-2023_Dataset.csv"
 SUBSETS = {"davis": "DAVIS_480p", "youtube": "youtube_480p", "videvo": "videvo_480p"}
@@ -69,11 +69,12 @@ def read_table(folder: Path) -> list[Row]:
     if not path.is_file():
         raise InputError(f"{path} does not exist: give the unpacked archive of LOVEU-TGVE-2023, with its table")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except UnicodeDecodeError:  # as a spreadsheet program saves it
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="cp1252")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path} cannot be read as a CSV ({error}): download it again") from error
+        try:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        except UnicodeDecodeError:  # as a spreadsheet program saves it
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="cp1252")
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"{path} cannot be read as a CSV ({one_line(error)}): download it again") from error
     columns = {key: _column(table, path, key, start) for key, start in _columns().items()}
     table = table[list(columns.values())].set_axis(list(columns), axis=1).map(lambda text: " ".join(text.split()))
     subset, rows = None, []

@@ -245,7 +245,8 @@ def _explain(problem: dict) -> str:
         return f"{key} is missing: add it"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if problem["loc"][-1:] == ("[key]",):
-        return f"{key.removesuffix('.[key]')} cannot be a name: {PLAIN.get(problem['type'], message)}"
+        why = "it is no text: put it in quotes" if problem["type"] == "string_type" else message
+        return f"{key.removesuffix('.[key]')} cannot be a name: {why}"
     return f"{key} is {_cut(repr(problem['input']), 60)}: it must be {PLAIN.get(problem['type'], message)}"
 
 

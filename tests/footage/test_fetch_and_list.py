@@ -199,6 +199,30 @@ def test_a_link_in_an_archive_is_refused():
         fetch.unpack(Path("a.zip"), Path("folder"), keep)
 
 
+@pytest.mark.parametrize(
+    "place, change, words",
+    [
+        (6, 1, "cannot be unpacked .*password.*: pack it anew, with no password"),  # the flag of an encrypted file
+        (8, 99, "cannot be unpacked .*method is not supported"),
+        (8, zipfile.ZIP_LZMA, "is damaged or no zip archive"),
+        (8, zipfile.ZIP_DEFLATED, "is damaged or no zip archive"),
+    ],
+)
+def test_an_archive_with_a_password_or_of_another_method_is_refused_in_one_line(place, change, words):
+    packed = bytearray(zipped({"a/0.jpg": DATA}))
+    packed[place] = packed[packed.index(b"PK\1\2") + place + 2] = change
+    Path("a.zip").write_bytes(packed)
+    with pytest.raises(InputError, match=words):
+        fetch.unpack(Path("a.zip"), Path("folder"), keep)
+    assert not Path("folder").exists()
+
+
+def test_entries_that_name_no_file_are_passed_over():
+    Path("a.zip").write_bytes(zipped({".": b"", "a/./0.jpg": DATA}))
+    fetch.unpack(Path("a.zip"), Path("folder"), keep)
+    assert [path.name for path in Path("folder").rglob("*.*")] == ["0.jpg"]
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty"])
 def test_a_damaged_archive_is_refused_and_its_folder_does_not_appear(damage):
     whole = zipped({"a/0.jpg": DATA})

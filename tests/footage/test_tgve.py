@@ -66,6 +66,14 @@ def table(data):
         return read_table(data)
 
 
+@pytest.mark.parametrize("content", [TABLE.encode("utf-16"), b"\x81\x8d\xff", b"", b'a,"b\n'])
+def test_a_table_in_another_encoding_or_broken_is_refused_in_one_line(data, content):
+    (data / "LOVEU-TGVE-2023_Dataset.csv").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read as a CSV|has no column") as caught:
+        read_table(data)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_table_is_read_by_its_groups_and_its_white_space_taken_out(table):
     assert [(row.subset, row.clip) for row in table] == list(PLACES.items())
     assert table[0].edits["style"] == "A man rides, cartoon style."

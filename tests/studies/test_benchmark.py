@@ -118,6 +118,14 @@ def test_a_peer_that_cannot_run_is_refused_before_anything_is_tuned(listed, set_
     "text, words",
     [
         ("{}", "list.yaml has no clips: benchmark.clips names a list of clips"),
+        ("", "list.yaml has no clips"),
+        ("clips:\n", "list.yaml: clips is None: it must be a table of names"),
+        ("clips: {}\n", "list.yaml: clips is {}: it must be a table of one name or more"),
+        ("clips: [\n", "list.yaml, line 2, column 1: expected the node content"),
+        ("clips: {é: {}}\n", "list.yaml: unacceptable character #x00e9: invalid continuation byte: save it as text in"),
+        ("clips: {a: {}, a: {}}\n", 'list.yaml, line 1, column 16: found duplicate key "a"'),
+        ("clips: {1: {}}\n", "list.yaml: clips.1 cannot be a name: it is no text"),
+        ("clips: {one: {caption: 3}}\n", "list.yaml: clips.one.caption is 3: it must be a text"),
         ("- one\n", "list.yaml holds ['one']: it must be a table of settings"),
         ("clips: [one]\n", "list.yaml: clips is ['one']: it must be a table of names"),
         ("clips: {One: {}}\n", "list.yaml: clips.One cannot be a name"),
@@ -125,7 +133,7 @@ def test_a_peer_that_cannot_run_is_refused_before_anything_is_tuned(listed, set_
     ],
 )
 def test_a_list_that_is_none_is_said_in_one_line(listed, capsys, text, words):
-    Path("list.yaml").write_text(text)
+    Path("list.yaml").write_text(text, encoding="latin-1")
     assert main(["benchmark"]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1

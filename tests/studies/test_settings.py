@@ -66,6 +66,7 @@ def test_a_size_is_one_side_or_height_and_width(workplace, set_params):
         ("ablation.slow", {"tune": {"stepz": 3}}, "variant slow: tune.stepz is not a setting: tune takes steps"),
         ("ablation.slow", {"clip": {}}, "ablation.slow.clip is not a setting: ablation.slow takes inflate, tune"),
         ("clips.square.source.start", -1, "clips.square.source.start is -1: it must be greater than or equal to 0"),
+        ("clips", {2: {}}, "clips.2 cannot be a name: it is no text: put it in quotes"),
         ("clips.--help", {}, "clips.--help cannot be a name: names begin with a-z or 0-9"),
         ("clips.square.edits.-h", "a circle", "clips.square.edits.-h cannot be a name: names begin with a-z or 0-9"),
         ("clips.square.edits.source", "a circle", "edits.source cannot be a name: the clip's own source is shown"),
