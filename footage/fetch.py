@@ -142,8 +142,8 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], PurePo
     """Unpacks a zip archive to `folder`, which appears when all is there.
 
     `wanted` gives a member's place within the folder, or None. Links and names that lead out of the folder are refused
-    with InputError; so is an archive that is damaged, has a password, is packed as Python cannot unpack it, holds
-    nothing that is wanted, or needs more disk than is free.
+    with InputError; so is an archive that is damaged, locked or packed in another way than Python knows, holds nothing
+    that is wanted, or needs more disk than is free.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an unpacking that was interrupted
@@ -172,11 +172,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], PurePo
 
 def _member(archive: Path, info: zipfile.ZipInfo) -> PurePosixPath:
     name = PurePosixPath(info.filename.replace("\\", "/"))
-    if (
-        name.is_absolute()
-        or ".." in name.parts
-        or ":" in "".join(name.parts[:1])
-        or stat.S_ISLNK(info.external_attr >> 16)
-    ):
+    leads_out = name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1])
+    if leads_out or stat.S_ISLNK(info.external_attr >> 16):
         raise InputError(f"{archive} holds {info.filename}, which is a link or leads out of its folder: do not use it")
     return name

@@ -5,11 +5,12 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import av
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from measures.clips import ClipEntry
+from measures.clips import LONGEST_NAME, ClipEntry
 from tav.clip import PICTURES, read_clip
-from tav.errors import InputError
+from tav.errors import InputError, one_line
 
 ENDINGS = {".mp4", ".gif", ".webm", ".mov", ".mkv", ".avi", ".m4v"}
 
@@ -37,8 +38,11 @@ def list_clips(paths: Iterable[Path], num_frames: int, caption: Callable[[Path, 
 
 def write_list(path: Path, clips: dict, comment: str) -> None:
     """Writes `clips` as YAML with a comment at the top; each is checked as params.yaml's are. Keeps no older file."""
-    for clip in clips.values():
-        ClipEntry.model_validate(clip)
+    for name, clip in clips.items():
+        try:
+            ClipEntry.model_validate(clip)
+        except ValidationError as error:
+            raise InputError(f"{name} is no clip for a list ({one_line(error)}): leave it out") from None
     yaml = YAML()
     yaml.width = 4096  # a prompt is one line
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +53,7 @@ def write_list(path: Path, clips: dict, comment: str) -> None:
 
 def clip_name(text: str, taken: Collection[str] = ()) -> str:
     """`text` as a clip's name of a-z, 0-9 and -, with a number if that one is taken."""
-    name = plain = re.sub("[^a-z0-9]+", "-", text.lower()).strip("-") or "clip"
+    name = plain = re.sub("[^a-z0-9]+", "-", text.lower())[: LONGEST_NAME - 5].strip("-") or "clip"
     number = 1
     while name in taken:
         number += 1

@@ -36,7 +36,7 @@ def benchmark(params: Params) -> None:
     listed, scores = params.with_clips(params.benchmark.clips), {}
     Peers(listed)  # what is wrong with one is said before anything is tuned
     clips = each(score_clip, listed, list(listed.clips)) if params.benchmark.ray else _in_turn(listed)
-    for name, table in tqdm(clips, "benchmark", len(listed.clips)):
+    for name, table in tqdm(clips, "benchmark", len(listed.clips), disable=None):  # a bar is for a terminal
         scores[name] = table
     pd.concat(scores[name] for name in listed.clips).to_csv(KEPT / "scores.csv", index=False)
     (KEPT / "settings.json").write_text(json.dumps(made_with(params), indent=1) + "\n")

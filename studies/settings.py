@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -35,6 +36,9 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Guidance = Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)]
 Steps = Annotated[int, Field(ge=1, lt=1000)]  # of DDIM, among the 1,000 that Stable Diffusion was trained with
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+SHOWN = Repr()  # a few lines of YAML with aliases can stand for gigabytes of text
+SHOWN.maxstring = 60
 
 PLAIN = {
     "int_type": "a whole number",
@@ -243,7 +247,7 @@ def read_yaml(path: str | Path) -> dict:
     except (ValueError, LookupError) as error:  # of a value that is no number or date, but says that it is
         raise InputError(f"{path} holds a value that cannot be read ({one_line(error)}): correct it") from None
     if settings is not None and not isinstance(settings, dict):
-        raise InputError(f"{path} holds {_cut(repr(settings), 60)}: it must be a table of settings")
+        raise InputError(f"{path} holds {_cut(SHOWN.repr(settings), 60)}: it must be a table of settings")
     return settings or {}
 
 
@@ -264,7 +268,7 @@ def _explain(problem: dict) -> str:
     if problem["loc"][-1:] == ("[key]",):
         why = "it is no text: put it in quotes" if problem["type"] == "string_type" else message
         return f"{key.removesuffix('.[key]')} cannot be a name: {why}"
-    return f"{key} is {_cut(repr(problem['input']), 60)}: it must be {PLAIN.get(problem['type'], message)}"
+    return f"{key} is {_cut(SHOWN.repr(problem['input']), 60)}: it must be {PLAIN.get(problem['type'], message)}"
 
 
 def _cut(text: str, most: int) -> str:

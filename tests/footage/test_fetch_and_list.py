@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from footage import fetch
 from footage.__main__ import main
 from footage.lists import clip_name, list_clips
-from measures.clips import ClipEntry
+from measures.clips import LONGEST_NAME, ClipEntry
 from tav.clip import read_clip, write_clip, write_frames
 from tav.errors import InputError
 from tests import tiny
@@ -306,6 +306,7 @@ def test_a_name_made_of_a_files_name_has_the_letters_of_a_folder():
     assert clip_name("../My Clip (1)") == "my-clip-1"
     assert clip_name("猫") == "clip"
     assert clip_name("a", {"a", "a-2"}) == "a-3"
+    assert len(clip_name(300 * "a", {clip_name(300 * "a")})) <= LONGEST_NAME
 
 
 def test_dvc_fetches_the_clips_that_a_stage_depends_on_and_no_others(server, monkeypatch):

@@ -157,6 +157,14 @@ def test_the_released_archive_is_unpacked_and_listed_by_one_command(data, capsys
     assert "none.zip does not exist: https://github.com/showlab/loveu-tgve-2023" in capsys.readouterr().err
 
 
+def test_a_clip_of_the_table_without_any_edit_is_said_in_one_line(data, capsys):
+    (data / "LOVEU-TGVE-2023_Dataset.csv").write_text(f"{HEADER}\nDAVIS Videos:,,,,,,\nstunt,A man rides.,,,,,\n")
+    assert main(["tgve", str(data)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("error: stunt is no clip for a list (") and said[-1].endswith("): leave it out")
+    assert all(line.startswith("warning: ") for line in said[:-1])
+
+
 def some_edits(table) -> dict:
     generator = torch.Generator().manual_seed(0)
     pairs = [(row.clip.lower(), edit) for row in table for edit in row.edits]

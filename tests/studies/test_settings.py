@@ -108,6 +108,9 @@ def test_a_file_that_is_missing_or_no_yaml_is_refused(workplace):
     for value in ("!!int many", "2024-99-99", "!!bool perhaps", 5000 * "9"):
         Path("broken.yaml").write_text(f"clip: {value}")
         assert "broken.yaml holds a value that cannot be read" in refusal("broken.yaml")
+    bomb = [f"&a{level} [{', '.join(9 * [f'*a{level - 1}'])}]" for level in range(1, 12)]
+    Path("broken.yaml").write_text("\n- ".join(["- &a0 clip", *bomb]))
+    assert refusal("broken.yaml").startswith("broken.yaml holds ['clip', [")
     Path("broken.yaml").write_text("- clip\n")
     assert "it must be" in refusal("broken.yaml")
 
