@@ -6,9 +6,10 @@ from torch import Tensor
 
 from measures.clips import ClipEntry
 from studies.digests import digest_of_files
+from studies.results import reading
 from studies.settings import Params
 from studies.store import Piece, Store
-from tav.clip import read_clip, write_frames
+from tav.clip import read_clip, read_frames, write_frames
 
 
 def source_frames(params: Params, entry: ClipEntry, store: Store) -> Piece:
@@ -24,6 +25,15 @@ def read_source(params: Params, entry: ClipEntry) -> Tensor:
     """The frames of a clip, f 3 h w in [-1, 1]."""
     source, clip = entry.source, params.clip
     return read_clip(source.path, clip.num_frames, clip.size, source.start, source.stride, clip.fit)
+
+
+def kept_frames(params: Params, folder: str | Path) -> Tensor:
+    """Frames f 3 h w in [0, 1] in results/; InputError with the verb that makes them if they are not as wanted."""
+    with reading(folder):
+        frames = read_frames(folder)
+        if len(frames) != params.clip.num_frames:
+            raise ValueError(f"{len(frames)} frames where clip.num_frames is {params.clip.num_frames}")
+    return frames
 
 
 def needs_of_source(params: Params, entry: ClipEntry) -> dict:
