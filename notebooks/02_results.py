@@ -33,9 +33,10 @@ from measures.evidence import bootstrap, decide, evidence, write_metrics
 from measures.score import psnr
 from measures.tables import METHOD, SOURCE, gains, means, over_clips, trivial
 from publish import figures
+from studies.results import reading
 from studies.scores import Scores, edits_in
 from studies.settings import load_params
-from tav.clip import read_frames
+from studies.sources import kept_frames
 
 # %% [markdown]
 # ## Parameters
@@ -61,9 +62,12 @@ inversion; {params.edit.steps} DDIM steps with guidance {params.edit.guidance_sc
 
 # %%
 rows = {}
-losses = {clip: pd.read_csv(f"results/tune/{clip}/losses.csv").loss.to_numpy() for clip in params.clips}
-sources = {clip: read_frames(f"results/tune/{clip}/source") for clip in params.clips}
-reconstructions = {clip: read_frames(f"results/invert/{clip}/reconstruction") for clip in params.clips}
+losses = {}
+for clip in params.clips:
+    with reading(f"results/tune/{clip}/losses.csv") as path:
+        losses[clip] = pd.read_csv(path)["loss"].to_numpy(float)
+sources = {clip: kept_frames(params, f"results/tune/{clip}/source") for clip in params.clips}
+reconstructions = {clip: kept_frames(params, f"results/invert/{clip}/reconstruction") for clip in params.clips}
 edits = edits_in(params, "results/edit")
 indices = figures.pick_frames(params.clip.num_frames, shown_frames)
 setting = f"{params.model}, {params.tune.steps} steps, seed {params.tune.seed}, guidance {params.edit.guidance_scale:g}"
@@ -77,7 +81,10 @@ setting = f"{params.model}, {params.tune.steps} steps, seed {params.tune.seed}, 
 # %%
 title = f"Loss while tuning, one clip at a time, seed {params.tune.seed}"
 window = min(20, max(1, params.tune.steps // 4))
-figures.show(figures.curve(losses, window, title, "prediction error"), f"{out}/figures/losses.png")
+if params.tune.steps:
+    figures.show(figures.curve(losses, window, title, "prediction error"), f"{out}/figures/losses.png")
+else:
+    display(Markdown("`tune.steps` is 0: nothing was tuned, so that there is no loss to show."))
 
 # %% [markdown]
 # ## Does the inverted noise give the source back?

@@ -39,6 +39,7 @@ from measures.tables import METHOD, gains, means, trivial
 from peers import PEERS
 from publish import figures
 from studies.benchmark import made_with
+from studies.results import reading
 from studies.scores import Scores, edits_in
 from studies.settings import load_params
 
@@ -113,8 +114,9 @@ display(pd.DataFrame(gained).T.map("{:+.2f}".format).rename_axis("Tune-A-Video l
 
 # %%
 kept = Path("reports/benchmark")
-listed = pd.read_csv(kept / "scores.csv") if (kept / "scores.csv").exists() else scores.head(0)
-made = json.loads((kept / "settings.json").read_text()) if len(listed) else {}
+with reading(kept):
+    listed = pd.read_csv(kept / "scores.csv") if (kept / "scores.csv").exists() else scores.head(0)
+    made = json.loads((kept / "settings.json").read_text()) if len(listed) else {}
 now = made_with(params)
 differ = [key for key in made if made[key] != now.get(key)]
 text = f"It was run with other settings of {', '.join(differ)}." if differ else "The settings are those of now."

@@ -39,7 +39,7 @@ from publish import figures
 from studies.objects import count_error, crowd
 from studies.scores import Scores
 from studies.settings import load_params
-from tav.clip import read_frames
+from studies.sources import kept_frames
 
 # %% [markdown]
 # ## Parameters
@@ -78,7 +78,7 @@ methods = {
 }
 
 # %%
-scorer = Scores(params, source=lambda clip: read_frames(folder / clip / "source"))
+scorer = Scores(params, source=lambda clip: kept_frames(params, folder / clip / "source"))
 methods[SOURCE] = {(clip, "caption"): scorer.source(clip) for clip in listed}
 scores = scorer.table(methods).join(crowds, on="clip")
 where = scores[["method", "clip", "edit"]].itertuples(index=False)

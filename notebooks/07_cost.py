@@ -32,6 +32,7 @@ from IPython.display import Markdown, display
 
 from measures.evidence import bootstrap, decide, evidence, write_metrics
 from publish import figures
+from studies.results import reading
 from studies.settings import load_params
 
 # %% [markdown]
@@ -45,8 +46,9 @@ measured = "results/cost"  # what the stage `cost` wrote
 # ## What was measured
 
 # %%
-record = json.loads(Path(measured, "cost.json").read_text())
-steps, tuning, layer = (pd.read_csv(f"{measured}/{name}.csv") for name in ("steps", "tuning", "attention"))
+with reading(measured):
+    record = json.loads(Path(measured, "cost.json").read_text())
+    steps, tuning, layer = (pd.read_csv(f"{measured}/{name}.csv") for name in ("steps", "tuning", "attention"))
 (frames, height, width), margins = record["clip"], load_params().margins
 device = record["device"]
 text = f"{record['model']}, {frames} frames of {height}x{width} pixels; on {device}, torch {record['torch']}."

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from studies.results import write_whole
 from tav.errors import InputError
 
 
@@ -14,7 +15,7 @@ def write_marked(page: str | Path, name: str, text: str) -> None:
     """Puts `text`, whole lines, between the marks of this name; InputError if the page has none."""
     page = Path(page)
     before, _, after = _split(page, name)
-    page.write_text(before + text + after)
+    write_whole(page, before + text + after)
 
 
 def _split(page: Path, name: str) -> tuple[str, str, str]:

@@ -1,20 +1,26 @@
 """Run a percent notebook with parameters and write it so that the same run always gives the same bytes."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import jupytext
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from studies.results import make_it
 from studies.settings import Params
 from tav.errors import InputError, NumericalError
 
 # The kernel inherits these: a progress bar or a set's order would differ from run to run, and so would a warning that
 # names this machine's folders.
 KERNEL_ENVIRONMENT = {"TQDM_DISABLE": "1", "PYTHONHASHSEED": "0", "PYTHONWARNINGS": "ignore:IProgress not found"}
+MISSING = ("FileNotFoundError", "NotADirectoryError")
+KINDS = dict.fromkeys(("InputError", *MISSING), InputError)
+KINDS |= {"NumericalError": NumericalError, "MemoryError": MemoryError}
 
 
 def run_notebook(source: str | Path, folder: str | Path, parameters: Mapping | None = None) -> Path:
@@ -50,9 +56,13 @@ def run_notebook(source: str | Path, folder: str | Path, parameters: Mapping | N
             extra_arguments=["--log-level=ERROR"],
         )
     except PapermillExecutionError as error:
-        kind = {"InputError": InputError, "NumericalError": NumericalError}.get(error.ename, RuntimeError)
         reason = f"{error.ename}: {' '.join(str(error.evalue).split())}"
+        if error.ename in MISSING and (found := re.search(r"'(results/[^']+)'", reason)):
+            reason = f"{found[1]} does not exist: {make_it(found[1])}"
+        kind = KINDS.get(error.ename, RuntimeError)
         raise kind(f"{source.name} stopped in cell {error.exec_count}: {reason} (see {failed})") from None
+    except DeadKernelError:
+        raise InputError(f"{source.name} stopped as its kernel was killed: free some memory (see {failed})") from None
     notebook = nbformat.read(failed, as_version=4)
     nbformat.write(settle(notebook), executed)
     failed.unlink()

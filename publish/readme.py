@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import tables
 from publish.marks import read_marked, write_marked
 from publish.report import measured
+from studies.results import reading
 from studies.settings import Params
 
 CLAIMS = Path("reports/metrics/claims.json")
@@ -42,7 +43,10 @@ def outdated() -> list[str]:
 
 def parts() -> Iterator[tuple[str, str, str]]:
     """Every generated part: its page, the name of its marks, its text."""
-    claims = json.loads(CLAIMS.read_text())
+    with reading(CLAIMS):
+        claims = json.loads(CLAIMS.read_text())
+        if not isinstance(claims, list):
+            raise ValueError("it is no list")
     yield "README.md", "findings", findings(claims)
     yield "README.md", "claims", counts(claims)
     yield "README.md", "times", tables.times()

@@ -22,8 +22,10 @@ from torch.nn.functional import interpolate
 
 from measures.clips import ClipEntry
 from publish import figures
+from studies.results import reading
 from studies.settings import Params
-from tav.clip import read_frames, write_clip
+from studies.sources import kept_frames
+from tav.clip import write_clip
 
 LONGER_SIDE = 192  # pixels of a clip in the report, whatever it was made at
 OVERVIEW = 3  # clips in the picture of the README
@@ -98,12 +100,16 @@ def _notebook(name: str, folder: Path, out: Path) -> dict:
     source, metrics = folder / f"{name}.ipynb", folder / "metrics.json"
     if not source.exists():
         return {"name": name, "executed": False, "title": name, "question": "", "rows": [], "charts": []}
+    with reading(folder):
+        rows, executed = json.loads(metrics.read_text()), json.loads(source.read_text())
+        if not isinstance(rows, dict) or not isinstance(executed, dict) or "cells" not in executed:
+            raise ValueError("a notebook with its metrics.json has another format")
+        notebook = nbformat.read(source, as_version=4)
     shutil.copy(source, out / "notebooks")
     shutil.copy(metrics, out / "metrics" / f"{name}.json")
     (out / "figures" / name).mkdir()
     if (folder / "figures").exists():  # a notebook may have had nothing to draw
         shutil.copytree(folder / "figures", out / "figures" / name, dirs_exist_ok=True)
-    notebook = nbformat.read(source, as_version=4)
     opening = "\n".join(notebook.cells[0].source.splitlines())
     title = opening.splitlines()[0].lstrip("# ")
     question = re.search(r"\*\*Question\.\*\*\s*(.+?)(?:\n\n|$)", opening, re.DOTALL)
@@ -116,7 +122,7 @@ def _notebook(name: str, folder: Path, out: Path) -> dict:
         "executed": True,
         "title": title,
         "question": " ".join(question[1].split()) if question else "",
-        "rows": [{"section": name, "name": key, **row} for key, row in json.loads(metrics.read_text()).items()],
+        "rows": [{"section": name, "name": key, **row} for key, row in rows.items()],
         "charts": sorted(path.name for path in (folder / "figures").glob("*.png")),
     }
 
@@ -145,7 +151,7 @@ def _clip(name: str, entry: ClipEntry, params: Params, results: Path, out: Path)
         views.append({"name": edit, "prompt": prompt, "folder": results / "edit" / name / edit})
     for view in views:
         view["video"] = f"clips/{name}/{view['name']}.mp4"
-        write_clip(out / view["video"], _resized(read_frames(view.pop("folder"))), params.clip.fps)
+        write_clip(out / view["video"], _resized(kept_frames(params, view.pop("folder"))), params.clip.fps)
     return {"name": name, "path": entry.source.path, "views": views}
 
 
@@ -160,8 +166,8 @@ def _overview(params: Params, results: Path) -> bytes:
     """The picture of the README, which moves: the first clips of params.yaml, each beside its edits."""
     clips = []
     for name, entry in list(params.clips.items())[:OVERVIEW]:
-        clip = {f"source: {entry.caption}": read_frames(results / "tune" / name / "source")}
-        clip |= {prompt: read_frames(results / "edit" / name / edit) for edit, prompt in entry.edits.items()}
+        clip = {f"source: {entry.caption}": kept_frames(params, results / "tune" / name / "source")}
+        clip |= {prompt: kept_frames(params, results / "edit" / name / edit) for edit, prompt in entry.edits.items()}
         clips.append(clip)
     return figures.animate_clips(clips, params.clip.fps)
 
@@ -204,7 +210,8 @@ def _frozen(*files: str) -> list[str]:
 
 def _scores(path: Path) -> dict:
     """The scores of the edits, those that were taken: {clip: {edit: {measure: value}}}."""
-    scores = pd.read_csv(path)
+    with reading(path):
+        scores = pd.read_csv(path).set_index(["method", "clip", "edit"]).reset_index()
     scores = scores[scores.method == "Tune-A-Video"].drop(columns="method")
     table = {}
     for row in scores.to_dict("records"):

@@ -17,6 +17,7 @@ from publish.lock import mend_lock
 from publish.readme import CLAIMS, outdated
 from publish.report import measured
 from studies.benchmark import KEPT, made_with
+from studies.results import reading
 from studies.settings import Params
 from tav.errors import InputError
 
@@ -45,7 +46,10 @@ def verify(params: Params) -> None:
 
 
 def _passes(name: str, check: Callable[[], Iterable[str]]) -> bool:
-    problems = list(check())
+    try:
+        problems = list(check())
+    except InputError as error:
+        problems = [str(error)]
     print(f"{'FAIL' if problems else 'ok  '} {name}{': ' if problems else ''}{'; '.join(problems)}")
     return not problems
 
@@ -66,7 +70,10 @@ def check_scores(params: Params, again: Path = MADE_AGAIN, kept: Path = KEPT / "
     if missing:
         return [f"{path} is not here" for path in missing]
     keys = ["method", "clip", "edit"]
-    both = pd.read_csv(again).merge(pd.read_csv(kept), on=keys, suffixes=("", " committed"))
+    with reading(again):
+        made = pd.read_csv(again)
+    with reading(kept):
+        both = made.merge(pd.read_csv(kept), on=keys, suffixes=("", " committed"))
     if not len(both):
         return ["no clip of params.yaml is in the committed list"]
     problems = []
@@ -86,7 +93,8 @@ def check_settings(params: Params, kept: Path = KEPT / "settings.json") -> list[
     """What the committed benchmark was made with that is another now."""
     if not kept.is_file():
         return [f"{kept} is not here"]
-    then, now = json.loads(kept.read_text()), made_with(params)
+    with reading(kept):
+        then, now = json.loads(kept.read_text()), made_with(params)
     return [f"{key} differs" for key in now if then.get(key) != now[key]]
 
 
@@ -94,13 +102,15 @@ def check_claims(report: str | Path = "reports/index.html") -> list[str]:
     """Where README, docs/, the report's page or a section's own file says something else than claims.json."""
     if not CLAIMS.is_file():
         return [f"{CLAIMS} is not here"]
-    claims = json.loads(CLAIMS.read_text())
     problems = outdated()
-    page = Path(report).read_text()
+    claims = json.loads(CLAIMS.read_text())
+    with reading(report):
+        page = Path(report).read_text()
     problems += [f"{report} does not show {row['name']}" for row in claims if measured(row) not in page]
     for section in dict.fromkeys(row["section"] for row in claims):
         rows = {row["name"]: row for row in claims if row["section"] == section}
-        own = json.loads((CLAIMS.parent / f"{section}.json").read_text())
+        with reading(CLAIMS.parent / f"{section}.json") as path:
+            own = json.loads(path.read_text())
         if {name: {"section": section, "name": name, **row} for name, row in own.items()} != rows:
             problems.append(f"{CLAIMS.parent / section}.json differs")
     return problems

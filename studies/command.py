@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from importlib import import_module
 
+from studies.results import explain
 from studies.settings import load_params
 from tav.errors import InputError, NumericalError, is_out_of_memory
 
@@ -34,6 +35,8 @@ def run(
         _run(verbs[options.verb][0], options.verb, words, options.verb not in without_settings)
     except InputError as error:
         return _fail(error, 2)
+    except OSError as error:
+        return _fail(explain(error), 2)
     except NumericalError as error:
         return _fail(error, 3)
     except (RuntimeError, MemoryError) as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from measures.clips import Section
+from studies.results import write_whole
 from studies.settings import Params
 from tav.errors import InputError
 
@@ -20,9 +21,9 @@ def use(preset: str) -> None:
         raise InputError(f"params has no {preset}.yaml: there are {', '.join(presets) or 'no presets here'}")
     wanted = compose(preset)  # before params/last.yaml, which may be the one, is written anew
     if now.is_file() and now.read_text() not in [compose(name) for name in presets if name != LAST]:
-        (FOLDER / f"{LAST}.yaml").write_text(now.read_text())
+        write_whole(FOLDER / f"{LAST}.yaml", now.read_text())
         print(f"what params.yaml was is in params/{LAST}.yaml: `python -m studies use {LAST}` brings it back")
-    now.write_text(wanted)
+    write_whole(now, wanted)
 
 
 def compose(preset: str) -> str:

@@ -17,8 +17,10 @@ from measures.clips import ClipEntry
 from measures.tables import Stored
 from studies.digests import digest_of_model, digest_of_truth
 from studies.settings import Params
+from studies.sources import kept_frames
 from studies.store import Store
-from tav.clip import read_frames, to_pictures
+from tav.clip import to_pictures
+from tav.errors import InputError, loading
 
 if TYPE_CHECKING:
     from measures.evaluate import Evaluator
@@ -33,7 +35,7 @@ class Scores:
     def __init__(self, params: Params, source: Callable[[str], Tensor] | None = None, store: Store | None = None):
         """source: name of a clip -> its frames, f 3 h w in [0, 1]; by default those that the stage `tune` kept."""
         self.params, self.clips, self.store = params, params.clips, store or Store()
-        self.source = cache(source or (lambda clip: read_frames(f"results/tune/{clip}/source")))
+        self.source = cache(source or (lambda clip: kept_frames(params, f"results/tune/{clip}/source")))
         self._digest_of_source = cache(lambda clip: _digest(self.source(clip)))
 
     @cached_property
@@ -61,6 +63,9 @@ class Scores:
     def score(self, clip: str, edit: str, frames: Tensor) -> dict[str, float]:
         """Every measure of one edit, frames f 3 h w in [0, 1]; those that cannot be taken are nan or not there."""
         entry = self.clips[clip]
+        if frames.shape != self.source(clip).shape:
+            shapes = f"{tuple(frames.shape)} and {tuple(self.source(clip).shape)}"
+            raise InputError(f"edit {edit} of {clip} and its source have the shapes {shapes}: run `dvc repro`")
         needs = {"frames": _digest(frames), "source": self._digest_of_source(clip), "models": self._models}
         needs |= {"prompt": entry.edits[edit], "caption": entry.caption, "truth": digest_of_truth(entry.source.path)}
         needs |= entry.source.model_dump(exclude={"path"})
@@ -69,7 +74,8 @@ class Scores:
             (folder / FILE).write_text(json.dumps(self.evaluator.score(clip, edit, frames)))
 
         piece = self.store.take("scores", needs, ("measures.evaluate.Evaluator",), make)
-        return json.loads((piece.folder / FILE).read_text())
+        with loading(piece.folder / FILE, f"delete {piece.folder}, it is made again"):
+            return json.loads((piece.folder / FILE).read_text())
 
     def unread(self) -> str:
         """What stays open because there is no judge, or no truth of a clip; an empty text where nothing does."""

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from measures.clips import ClipEntry
 from studies.digests import digest_of_files
+from studies.results import reading
 from studies.settings import Params
 from studies.store import Piece, Store
-from tav.clip import read_clip, write_frames
+from tav.clip import read_clip, read_frames, write_frames
 
 
 def source_frames(params: Params, entry: ClipEntry, store: Store) -> Piece:
@@ -20,3 +23,12 @@ def source_frames(params: Params, entry: ClipEntry, store: Store) -> Piece:
         write_frames(folder, (frames + 1) / 2)
 
     return store.take("source", needs, (read_clip, write_frames), make)
+
+
+def kept_frames(params: Params, folder: str | Path) -> Tensor:
+    """Frames f 3 h w in [0, 1] in results/; InputError with the verb that makes them if they are not as wanted."""
+    with reading(folder):
+        frames = read_frames(folder)
+        if len(frames) != params.clip.num_frames:
+            raise ValueError(f"{len(frames)} frames where clip.num_frames is {params.clip.num_frames}")
+    return frames

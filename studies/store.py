@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from studies.code import digest_of_code
 from studies.digests import digest_of_files
-from tav.errors import InputError
+from tav.errors import InputError, loading
 
 FOLDER, UNFINISHED, RECORD = Path(".pieces"), "unfinished", "piece.json"
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -45,7 +45,8 @@ class Store:
         if not record.is_file():
             return None
         os.utime(record)
-        return Piece(record.parent, json.loads(record.read_text())["digest"])
+        with loading(record, f"delete {record.parent}, it is made again"):
+            return Piece(record.parent, json.loads(record.read_text())["digest"])
 
     def take(self, kind: str, needs: Mapping, code: tuple[Callable | str, ...], make: Callable[[Path], None]) -> Piece:
         """The piece of these needs; where there is none, `make` writes its files into a folder.

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tav.errors import InputError, NumericalError
+from tav.errors import InputError, NumericalError, loading
 from tav.model import ADDED, tuned_parameters
 from tav.options import RECOMPUTE, image_model, prior_loss, recomputing
 from tav.pipeline import TuneAVideoPipeline
@@ -106,7 +106,8 @@ def tune(
     try:
         with recomputing(pipe.unet, "full" if gradient_checkpointing else recompute):
             if state and Path(state).exists():
-                run.resume(Path(state), settings)
+                with loading(state, "delete it to start from the beginning"):
+                    run.resume(Path(state), settings)
                 if len(run.losses) > steps:
                     raise InputError(f"{state} has {len(run.losses)} steps behind it and {steps} are wanted: delete it")
             yield from enumerate(run.losses, start=1)
@@ -203,7 +204,7 @@ class _Run:
     def resume(self, path: Path, settings: dict) -> None:
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            recorded, scaler = (json.loads(file.metadata()[key]) for key in ("settings", "scaler"))
+            recorded, scaler = (json.loads((file.metadata() or {})[key]) for key in ("settings", "scaler"))
         if recorded != settings or {k[6:] for k in tensors if k.startswith("tuned/")} != set(self.tuned):
             raise InputError(f"{path} is the state of another run: delete it to start this one from the beginning")
         self.scaler.load_state_dict(scaler)

@@ -46,20 +46,21 @@ def main() -> int:
     parser.add_argument("commands", nargs="*", default=COMMANDS)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--before", nargs="*", default=[], help="stages of the run that is committed; all by default")
     parser.add_argument("--page", type=Path, help="a page whose marked part `kills` gets the table")
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
-        rows = kill(Path(folder), options.commands, options.kills, options.seed)
+        rows = kill(Path(folder), options.commands, options.kills, options.seed, options.before)
     if options.page:
         write_marked(options.page, "kills", table(rows, options.seed))
     print(table(rows, options.seed))
     return int(any(row["wrong"] for row in rows.values()))
 
 
-def kill(folder: Path, commands: list[str], kills: int, seed: int, stages: tuple[str, ...] = ()) -> dict[str, Counter]:
+def kill(folder: Path, commands: list[str], kills: int, seed: int, stages: list[str]) -> dict[str, Counter]:
     """Kills the commands in turn, `kills` times; per command how often by which signal, and what was found after it.
 
-    stages: those of the run that is committed; all by default. A command that ended before its moment does not count.
+    stages: those of the run that is committed; none: all. A command that ended before its moment does not count.
     """
     workspace, draw = Workspace(folder / "workspace"), random.Random(seed)
     YAML(typ="safe").dump({"clips": {"one": CLIP}}, workspace.folder / "data/evaluation.yaml")
@@ -90,7 +91,8 @@ def kill(folder: Path, commands: list[str], kills: int, seed: int, stages: tuple
         except subprocess.TimeoutExpired:
             os.killpg(running.pid, by)
             said = running.communicate()[0]
-        unclean = by is signal.SIGINT and not command.startswith("dvc") and (running.returncode, said) != (130, LINE)
+        ends = (130, LINE), (-signal.SIGINT, "")  # the second before Python listens
+        unclean = by is signal.SIGINT and not command.startswith("dvc") and (running.returncode, said) not in ends
         run(workspace, "publish lock")
         mended = workspace.output.count("\n")
         code = run(workspace, command)
@@ -110,7 +112,8 @@ def run(workspace: Workspace, command: str) -> int:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Puts what commands make, of one folder, in the place of what another has of it."""
+    """Puts what commands make, of one folder, in the place of what another has of it; DVC forgets what it ran."""
+    shutil.rmtree(target / ".dvc/cache/runs", ignore_errors=True)
     for name in MADE:
         shutil.rmtree(target / name, ignore_errors=True)
         if (source / name).is_dir():
