@@ -83,7 +83,7 @@ def ratios(rows: pd.DataFrame) -> pd.DataFrame:
 
     rows: as `compare` writes them, of one machine. A whole clip is computed from its steps.
     """
-    wide = rows.pivot_table(index=["frames", "size", "code"], columns="step", values="seconds", sort=False)
+    wide = rows.set_index(["frames", "size", "code", "step"])["seconds"].unstack("step", sort=False)
     counts = [WHOLE["released" if code.startswith("released") else "here"] for _, _, code in wide.index]
     wide["whole clip"] = [
         sum(row[step] * times[step] for step in STEPS) for (_, row), times in zip(wide.iterrows(), counts, strict=True)

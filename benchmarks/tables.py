@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import memory
+from benchmarks import memory, released
 
 RESULTS = Path(__file__).parent / "results"
 NOT_YET = "Not measured yet: `{}` writes this table's numbers.\n"
@@ -60,6 +60,33 @@ def _steps(rows: pd.DataFrame) -> str:
     clip = f"{first['frames']} frames of {first['size']}x{first['size']} of {first['clip']}, {first['mode']}"
     note = f"Measured on {first['device']}, torch {first['torch']}" + ("." if modes else f": {clip}.")
     return _table(("step", *modes, "UNet steps", "seconds", "seconds of a step", "peak memory"), cells, note)
+
+
+def beside_released(results: Path = RESULTS) -> str:
+    """The released implementation's steps and ours, a table per machine."""
+    return _all("released", results, _ratios, "python -m benchmarks.released")
+
+
+def _ratios(rows: pd.DataFrame) -> str:
+    found = released.ratios(rows)
+    columns = {"tune": "tuning step", "invert": "inversion step", "edit": "edit step", "whole clip": "a whole clip"}
+    cells = [
+        (f"{row['frames']} of {row['size']}x{row['size']}", row["code"],
+         *(_beside(row, column, _duration(row[column]) if column == "whole clip" else f"{row[column]:.2f} s")
+           for column in columns), _beside(row, "peak GB", f"{row['peak GB']:.1f} GB"))
+        for _, row in found.iterrows()
+    ]  # fmt: skip
+    first = rows.iloc[0]
+    note = f"Measured on {first['device']}, torch {first['torch']}; a whole clip is computed from its steps."
+    return _table(("frames", "code", *columns.values(), "peak memory, tuning"), cells, note)
+
+
+def _beside(row: pd.Series, column: str, value: str) -> str:
+    """A number and, in brackets, what it is of the released code's; "too much memory" where there is none."""
+    if pd.isna(row[column]):
+        return "too much memory"
+    ratio = row[f"{column}, ratio"]
+    return f"{value} ({ratio:.2f})" if row["code"] != "released" and not pd.isna(ratio) else value
 
 
 def expected(results: Path = RESULTS) -> str:

@@ -55,6 +55,7 @@ def parts() -> Iterator[tuple[str, str, str]]:
     yield "docs/memory-and-speed.md", "options", tables.options()
     yield "docs/memory-and-speed.md", "full size", tables.full_size()
     yield "docs/memory-and-speed.md", "memory", tables.peak_memory()
+    yield "docs/memory-and-speed.md", "released", tables.beside_released()
     yield "docs/memory-and-speed.md", "expected", tables.expected()
 
 

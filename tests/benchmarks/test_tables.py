@@ -8,7 +8,7 @@ from benchmarks import tables
 
 
 def test_what_was_not_measured_says_what_measures_it(tmp_path):
-    for table in (tables.changes, tables.options, tables.full_size, tables.peak_memory, tables.expected):
+    for table in (tables.changes, tables.options, tables.full_size, tables.peak_memory, tables.beside_released):
         assert table(tmp_path).startswith("Not measured yet: `python -m benchmarks.")
 
 
@@ -37,3 +37,17 @@ def test_a_gpu_that_was_measured_has_no_computed_row(tmp_path):
     assert "H100" not in tables.expected(tmp_path) and "| A100, 40 GB |" in tables.expected(tmp_path)
     measured = tables.full_size(tmp_path)
     assert measured.count("| load |") == 2 and "Measured on NVIDIA H100 80GB HBM3" in measured
+
+
+def test_a_number_beside_the_released_codes_says_what_part_of_it_it_is(tmp_path):
+    rows = [
+        {"frames": 4, "size": 128, "code": code, "step": step, "seconds": seconds, "peak GB": peak}
+        for code, seconds, peak in (("released", 4.0, 8.0), ("here", 3.0, 6.0), ("here, bf16", None, None))
+        for step in ("tune", "invert", "edit")
+    ]
+    pd.DataFrame(rows).assign(device="a CPU", torch="2").to_csv(tmp_path / "released-a-CPU.csv", index=False)
+    table = tables.beside_released(tmp_path)
+    assert "| 4 of 128x128 | released | 4.00 s | 4.00 s | 4.00 s | 117 min | 8.0 GB |" in table
+    ours = "| 4 of 128x128 | here | 3.00 s (0.75) | 3.00 s (0.75) | 3.00 s (0.75) | 38 min (0.32) | 6.0 GB (0.75) |"
+    assert ours in table
+    assert "| 4 of 128x128 | here, bf16 | too much memory |" in table and "Measured on a CPU, torch 2;" in table
