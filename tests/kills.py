@@ -91,7 +91,7 @@ def kill(folder: Path, commands: list[str], kills: int, seed: int, stages: list[
         except subprocess.TimeoutExpired:
             os.killpg(running.pid, by)
             said = running.communicate()[0]
-        listened = running.returncode != -signal.SIGINT  # else Python did not yet, or no more: then it says nothing of it
+        listened = running.returncode != -signal.SIGINT  # else Python did not yet, or no more
         ended = said.endswith(LINE) if listened else "Traceback" not in said
         unclean = by is signal.SIGINT and not command.startswith("dvc") and not ended
         run(workspace, "publish lock")
