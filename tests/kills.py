@@ -91,8 +91,9 @@ def kill(folder: Path, commands: list[str], kills: int, seed: int, stages: list[
         except subprocess.TimeoutExpired:
             os.killpg(running.pid, by)
             said = running.communicate()[0]
-        ends = (130, LINE), (-signal.SIGINT, "")  # the second before Python listens
-        unclean = by is signal.SIGINT and not command.startswith("dvc") and (running.returncode, said) not in ends
+        listened = running.returncode != -signal.SIGINT  # else Python did not yet, or no more
+        ended = said.endswith(LINE) if listened else "Traceback" not in said
+        unclean = by is signal.SIGINT and not command.startswith("dvc") and not ended
         run(workspace, "publish lock")
         mended = workspace.output.count("\n")
         code = run(workspace, command)
