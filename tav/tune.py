@@ -213,5 +213,7 @@ class _Run:
         state = {}
         for index, (name, parameter) in enumerate(self.tuned.items()):
             parameter.data.copy_(tensors[f"tuned/{name}"])
-            state[index] = {key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            state[index] = {"step": tensors[f"step/{name}"]}
+            for key in ("exp_avg", "exp_avg_sq"):  # in the parameter's memory layout, which the fused optimizer assumes
+                state[index][key] = torch.empty_like(parameter).copy_(tensors[f"{key}/{name}"])
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})

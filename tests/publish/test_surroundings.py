@@ -154,7 +154,7 @@ def test_without_tuning_steps_the_notebook_shows_what_there_is(results, set_para
 @pytest.mark.parametrize("content", ["", "garbage", "{}"])
 def test_a_piece_whose_record_is_broken_is_named(says, content):
     assert studies(["tune"]) == 0
-    for kind in ("source", "posterior", "tuned"):
+    for kind in ("source", "posterior", "weights"):
         record = next(Path(".pieces", kind).glob("*/piece.json"))
         before = record.read_text()
         record.write_text(content)
@@ -170,11 +170,11 @@ def test_a_state_that_is_broken_is_named(says, content, set_params):
     set_params({"tune.steps": 0})
     assert studies(["tune"]) == 0
     set_params({"tune.steps": 2})
-    (folder,) = Path(".pieces/tuned").iterdir()
+    (folder,) = Path(".pieces/weights").iterdir()
     shutil.rmtree(folder)
     assert studies(["tune"]) == 0
-    (finished,) = Path(".pieces/tuned").iterdir()
-    unfinished = Path(".pieces/unfinished", f"tuned-{finished.name}")
+    (finished,) = Path(".pieces/weights").iterdir()
+    unfinished = Path(".pieces/unfinished", f"weights-{finished.name}")
     shutil.rmtree(finished)
     unfinished.mkdir(parents=True)
     if content == "another format":

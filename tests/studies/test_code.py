@@ -91,7 +91,7 @@ def test_a_function_beside_it_counts_only_if_it_is_used(digest):
 
 def test_the_real_makers_reach_what_they_are_made_of():
     found: dict[str, str] = {}
-    code._follow("studies.method", "make_tuned", found)
+    code._follow("studies.method", "make_weights", found)
     for name in ("tav.tune.tune", "tav.model.tuned_parameters", "tav.checkpoint.save_tuned"):
         assert name in found
     assert not [name for name in found if name.startswith(("measures.", "peers."))]

@@ -67,6 +67,7 @@ def test_where_somebody_answers_the_hub_is_asked(monkeypatch, status):
         def log_message(self, *_):
             pass
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # which a test before may have found out
     hub.unreachable.cache_clear()
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         Thread(target=server.handle_request, daemon=True).start()
