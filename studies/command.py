@@ -77,6 +77,7 @@ def _smaller(verb: str) -> str:
     """The settings that would save memory and are not made, in the order of what they save for what they cost."""
     params = load_params()
     todo = {
+        "set processes to 1": params.processes != 1,
         "set tune.recompute to full": verb != "edit" and params.tune.recompute != "full",
         "set memory.dtype and tune.mixed_precision to bf16": params.memory.dtype == "float32",
         "set memory.vae_frames to 1": params.memory.vae_frames > 1,

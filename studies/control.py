@@ -1,5 +1,6 @@
 """Section 4: ControlNets and T2I-Adapters over tuned models, with no further training."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from diffusers import ControlNetModel, T2IAdapter
@@ -8,6 +9,7 @@ from torch import Tensor
 from measures.clips import ClipEntry
 from measures.conditions import FROM_TRUTH, check_kind, condition
 from measures.truth import truth_beside
+from studies.ahead import make_ahead
 from studies.digests import digest_of_model, digest_of_truth
 from studies.method import Method, guidance
 from studies.models import chosen_device, load_model, load_weights
@@ -28,20 +30,32 @@ def control_clips(params: Params) -> None:
     Conditions go to <kind>/condition/<clip>.
     """
     controlled = Controlled(params)
+    make_ahead(params, pieces_of, [(params, name) for name in params.clips])
     with replacing(RESULTS / "control") as folder:
-        for name, entry in params.clips.items():
-            own = controlled.conditions(entry)
-            for kind, drawn in own.items():
-                collect(drawn, folder / kind / "condition" / name)
-                for edit, prompt in entry.edits.items():
-                    collect(controlled.edit(entry, prompt, kind, drawn), folder / kind / "own" / name / edit)
-            if len(params.clips) == 1 or not params.control:
-                continue
-            edit, prompt = next(iter(entry.edits.items()))
-            collect(controlled.method.edit(entry, prompt, "random"), folder / "none" / "other" / name / edit)
-            for kind, drawn in controlled.conditions(params.clips[next_clip(params, name)]).items():
-                piece = controlled.edit(entry, prompt, kind, drawn, "random")
-                collect(piece, folder / kind / "other" / name / edit)
+        for name in params.clips:
+            for place, piece in pieces(controlled, name):
+                collect(piece, folder / place)
+
+
+def pieces_of(params: Params, name: str) -> None:
+    """Makes the pieces of a clip, where they are missing."""
+    for _ in pieces(Controlled(params), name):
+        pass
+
+
+def pieces(controlled: "Controlled", name: str) -> Iterator[tuple[str, Piece]]:
+    """A clip's pieces and their places in results/control."""
+    params, entry = controlled.params, controlled.params.clips[name]
+    for kind, drawn in controlled.conditions(entry).items():
+        yield f"{kind}/condition/{name}", drawn
+        for edit, prompt in entry.edits.items():
+            yield f"{kind}/own/{name}/{edit}", controlled.edit(entry, prompt, kind, drawn)
+    if len(params.clips) == 1 or not params.control:
+        return
+    edit, prompt = next(iter(entry.edits.items()))
+    yield f"none/other/{name}/{edit}", controlled.method.edit(entry, prompt, "random")
+    for kind, drawn in controlled.conditions(params.clips[next_clip(params, name)]).items():
+        yield f"{kind}/other/{name}/{edit}", controlled.edit(entry, prompt, kind, drawn, "random")
 
 
 def next_clip(params: Params, name: str) -> str:

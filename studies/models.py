@@ -60,7 +60,7 @@ def tune_with_progress(
     """Tunes `pipe` on a clip's posterior with a progress bar; returns (step, loss). state: see `tav.tune.tune`."""
     steps = tune(pipe, posterior, caption, state=state, **settings.model_dump())
     losses = []
-    with tqdm(steps, f"tune: {caption}", settings.steps, disable=_quiet()) as bar:
+    with tqdm(steps, f"tune: {caption}", settings.steps, disable=quiet()) as bar:
         for step, loss in bar:
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             losses.append((step, loss))
@@ -91,8 +91,9 @@ def save_tensors(path: Path, **tensors: Tensor) -> None:
 
 def label(pipe: TuneAVideoPipeline, text: str) -> None:
     """What the progress bars of `pipe` say from now on."""
-    pipe.set_progress_bar_config(desc=text, disable=_quiet())
+    pipe.set_progress_bar_config(desc=text, disable=quiet())
 
 
-def _quiet() -> bool | None:
+def quiet() -> bool | None:
+    """What tqdm takes as `disable`: True where the environment asks for no bars."""
     return bool(os.environ.get("TQDM_DISABLE")) or None  # None: tqdm shows a bar on a terminal only

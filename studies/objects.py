@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from einops import reduce
 from PIL import Image
 
-from measures.clips import Source
+from measures.clips import ClipEntry, Source
 from measures.truth import asks
+from studies.ahead import make_ahead
 from studies.control import Controlled
 from studies.results import RESULTS, replacing
 from studies.settings import Params
 from studies.stages import collect
+from studies.store import Piece
 
 
 def objects(params: Params) -> None:
@@ -22,15 +25,29 @@ def objects(params: Params) -> None:
 
     edit: without control; <kind>: under each of params.control that the clip has, from the same noise.
     """
+    clips = params.with_clips(params.objects).clips
     controlled = Controlled(params)
+    make_ahead(params, pieces_of, [(params, entry) for entry in clips.values()])
     with replacing(RESULTS / "objects") as folder:
-        for name, entry in params.with_clips(params.objects).clips.items():
-            collect(controlled.method.source(entry), folder / name / "source")
-            conditions = controlled.conditions(entry)
-            for edit, prompt in entry.edits.items():
-                collect(controlled.method.edit(entry, prompt), folder / name / "edit" / edit)
-                for kind, shown in conditions.items():
-                    collect(controlled.edit(entry, prompt, kind, shown), folder / name / kind / edit)
+        for name, entry in clips.items():
+            for place, piece in pieces(controlled, entry):
+                collect(piece, folder / name / place)
+
+
+def pieces_of(params: Params, entry: ClipEntry) -> None:
+    """Makes the pieces of a clip, where they are missing."""
+    for _ in pieces(Controlled(params), entry):
+        pass
+
+
+def pieces(controlled: Controlled, entry: ClipEntry) -> Iterator[tuple[str, Piece]]:
+    """A clip's pieces and their places in its folder of results/objects."""
+    yield "source", controlled.method.source(entry)
+    conditions = controlled.conditions(entry)
+    for edit, prompt in entry.edits.items():
+        yield f"edit/{edit}", controlled.method.edit(entry, prompt)
+        for kind, shown in conditions.items():
+            yield f"{kind}/{edit}", controlled.edit(entry, prompt, kind, shown)
 
 
 def crowd(source: Source) -> dict[str, float]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from measures.clips import ClipEntry, Section
 from peers import PEERS, Sampling, own_settings
+from studies.ahead import make_ahead
 from studies.digests import digest_of_model
 from studies.method import needs_of_image_model
 from studies.models import label, load_image_model
@@ -15,7 +16,7 @@ from studies.results import RESULTS, replacing
 from studies.settings import Guidance, Params, explain
 from studies.sources import source_frames
 from studies.stages import collect
-from studies.store import Piece, Store
+from studies.store import Piece, Store, about_to_make
 from tav.clip import read_frames, write_frames
 from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
@@ -24,11 +25,17 @@ from tav.pipeline import TuneAVideoPipeline
 def edit_by_peers(params: Params) -> None:
     """Edits all clips as every peer method does, into results/peers/<peer>/<clip>/<edit>."""
     peers = Peers(params)
+    make_ahead(params, edits_by, [(params, peer, clip) for peer in params.peers for clip in params.clips])
     with replacing(RESULTS / "peers") as folder:
         for peer in params.peers:
             for name, entry in params.clips.items():
                 for edit, piece in peers.edits(peer, entry).items():
                     collect(piece, folder / peer / name / edit)
+
+
+def edits_by(params: Params, peer: str, clip: str) -> None:
+    """Makes a clip's edits by one peer, where they are missing."""
+    Peers(params).edits(peer, params.clips[clip])
 
 
 class Peers:
@@ -49,7 +56,10 @@ class Peers:
         code = (PEERS[peer].edit, load_image_model, write_frames)
         pieces = {edit: self.store.find("peer", needs, code) for edit, needs in asked.items()}
         missing = [edit for edit, piece in pieces.items() if piece is None]
-        made = self._edit(peer, entry, [entry.edits[edit] for edit in missing]) if missing else ()
+        if not missing:
+            return pieces
+        about_to_make("peer")
+        made = self._edit(peer, entry, [entry.edits[edit] for edit in missing])
         for edit, frames in zip(missing, made, strict=True):
             pieces[edit] = self.store.take("peer", asked[edit], code, partial(write_frames, frames=frames))
         return pieces

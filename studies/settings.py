@@ -22,12 +22,15 @@ def _side_or_sides(size):
 
 
 def _one_value(value):
-    """What a setting of a peer can be at all."""
-    if isinstance(value, str):
-        return place(value)
-    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+    """What a setting can be at all that is checked where it is used."""
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise ValueError("a finite number, a text, true, false or null")
+
+
+def _one_value_or_place(value):
+    """The same of a peer, whose texts are models."""
+    return place(value) if isinstance(value, str) else _one_value(value)
 
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -37,7 +40,17 @@ Guidance = Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)]
 Steps = Annotated[int, Field(ge=1, lt=1000)]  # of DDIM, among the 1,000 that Stable Diffusion was trained with
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
-SHOWN = Repr()  # a few lines of YAML with aliases can stand for gigabytes of text
+Changes = dict[str, Annotated[Any, AfterValidator(_one_value)]]
+
+
+class _Shown(Repr):
+    """Values as messages show them: a few lines of YAML with aliases can stand for gigabytes of text."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if abs(x) < 10**60 else "a number of many digits"
+
+
+SHOWN = _Shown()
 SHOWN.maxstring = 60
 
 PLAIN = {
@@ -137,10 +150,10 @@ class Margins(Section):
 class Variant(Section):
     """What an ablation changes in the settings of the full method."""
 
-    inflate: dict = {}
-    tune: dict = {}
-    invert: dict = {}
-    edit: dict = {}
+    inflate: Changes = {}
+    tune: Changes = {}
+    invert: Changes = {}
+    edit: Changes = {}
 
 
 class Conditions(Section):
@@ -166,6 +179,7 @@ class Params(Section):
     model: Needed
     lora: Place
     device: Literal["auto", "cpu", "cuda"]
+    processes: Literal["auto"] | Count
     inflate: Inflate
     clip: Clip
     tune: Tune
@@ -179,7 +193,7 @@ class Params(Section):
     seeds: list[Seed]
     ablation: dict[Shown, Variant]
     full_ablation: dict[Shown, Variant]
-    peers: dict[Name, dict[str, Annotated[Any, AfterValidator(_one_value)]]]  # whose types are in `peers`
+    peers: dict[Name, dict[str, Annotated[Any, AfterValidator(_one_value_or_place)]]]  # whose types are in `peers`
     control: dict[Name, Needed]
     conditions: Conditions
     objects: Place

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from studies.ahead import make_ahead
 from studies.method import Method
 from studies.results import RESULTS, replacing
 from studies.settings import Params
@@ -11,6 +12,7 @@ from studies.store import RECORD, Piece
 
 def tune(params: Params) -> None:
     """Tunes on every clip: results/tune/<clip>/{tuned.safetensors, losses.csv, source}."""
+    make_ahead(params, weights_of, [(params, name) for name in params.clips])
     method = Method(params)
     with replacing(RESULTS / "tune") as folder:
         for name, entry in params.clips.items():
@@ -20,6 +22,7 @@ def tune(params: Params) -> None:
 
 def invert(params: Params) -> None:
     """Inverts every tuned clip and samples it back: results/invert/<clip>/{inverted.safetensors, reconstruction}."""
+    make_ahead(params, noise_of, [(params, name) for name in params.clips])
     method = Method(params)
     with replacing(RESULTS / "invert") as folder:
         for name, entry in params.clips.items():
@@ -29,8 +32,28 @@ def invert(params: Params) -> None:
 
 def edit(params: Params) -> None:
     """Samples every edit of every clip: results/edit/<clip>/<edit>."""
+    make_ahead(params, edits_of, [(params, name) for name in params.clips])
     with replacing(RESULTS / "edit") as folder:
         collect_edits(Method(params), params, folder)
+
+
+def weights_of(params: Params, clip: str) -> None:
+    """Makes a clip's frames and the weights tuned on it, where they are missing."""
+    Method(params).weights(params.clips[clip])
+
+
+def noise_of(params: Params, clip: str) -> None:
+    """Makes a clip's inverted noise and its reconstruction, where they are missing."""
+    method, entry = Method(params), params.clips[clip]
+    method.noise(entry)
+    method.reconstruction(entry)
+
+
+def edits_of(params: Params, clip: str) -> None:
+    """Makes a clip's edits, where they are missing, and all that they take."""
+    method, entry = Method(params), params.clips[clip]
+    for prompt in entry.edits.values():
+        method.edit(entry, prompt)
 
 
 def collect_edits(method: Method, params: Params, folder: Path) -> None:

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,29 @@ from tav.errors import InputError, loading
 FOLDER, UNFINISHED, RECORD = Path(".pieces"), "unfinished", "piece.json"
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
+
+
+_MAKING = ContextVar("making", default=True)
+
+
+class Missing(LookupError):
+    """A piece that is not there, where none may be made."""
+
+
+@contextmanager
+def finished_only() -> Iterator[None]:
+    """Has stores raise Missing for a while instead of making a piece."""
+    before = _MAKING.set(False)
+    try:
+        yield
+    finally:
+        _MAKING.reset(before)
+
+
+def about_to_make(kind: str) -> None:
+    """Raises Missing where nothing may be made."""
+    if not _MAKING.get():
+        raise Missing(kind)
 
 
 class Piece(NamedTuple):
@@ -58,6 +82,7 @@ class Store:
         place = self._place(kind, needs, code)
         unfinished = self.folder / UNFINISHED / f"{kind}-{place.name}"
         while not (piece := self.find(kind, needs, code)):
+            about_to_make(kind)
             unfinished.mkdir(parents=True, exist_ok=True)
             with _alone_in(unfinished) as ours:
                 if not ours:

@@ -53,7 +53,8 @@ def workplace(tiny_model, tmp_path, monkeypatch, set_params):
         "edits": {"object": "a circle is moving", "place": "a square is moving on the beach"},
     }
     set_params(
-        {"model": "models/tiny", "device": "cpu", "clips": {"square": clip}, "score.clip_model": "models/tiny/clip"}
+        {"model": "models/tiny", "device": "cpu", "processes": 1, "clips": {"square": clip}}
+        | {"score.clip_model": "models/tiny/clip"}
         | {"score.judge": "", "ablation": {}, "full_ablation": {}, "peers": {}, "control": {}, "objects": ""}
         | {"clip.num_frames": 4, "clip.size": 32, "tune.steps": 3, "tune.save_every": 2, "invert.steps": 2}
         | {"edit.steps": 2}

@@ -1,10 +1,15 @@
 """Tiny random models in the real classes and folder layouts."""
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
+
+from studies.store import Missing
 
 RELEASED = Path(__file__).parent / "data" / "released-sd1" / "checkpoint"
 TEXT_WIDTH = 32
@@ -77,3 +82,10 @@ def moving_square(frames: int = 4, size: int = 32) -> torch.Tensor:
     for index in range(frames):
         clip[index, :, 8:20, 4 + 3 * index : 16 + 3 * index] = 0.8
     return clip
+
+
+def kill_this_process(*_) -> None:
+    """As the system does where memory ends; the process in which stages look for what is finished is spared."""
+    if multiprocessing.parent_process():
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise Missing

@@ -23,6 +23,7 @@ CLIP = {
 SMALL = {
     "model": "models/miniature",
     "device": "cpu",
+    "processes": 1,
     "clip": {"num_frames": 3, "size": 32, "fit": "crop", "fps": 8},
     "invert": {"steps": 2},
     "edit": {"steps": 2, "noise": "inverted", "guidance_scale": 7.5, "negative_prompt": ""},

@@ -111,6 +111,12 @@ def test_a_file_that_is_missing_or_no_yaml_is_refused(workplace):
     bomb = [f"&a{level} [{', '.join(9 * [f'*a{level - 1}'])}]" for level in range(1, 12)]
     Path("broken.yaml").write_text("\n- ".join(["- &a0 clip", *bomb]))
     assert refusal("broken.yaml").startswith("broken.yaml holds ['clip', [")
+    nested = f"ablation: {{one: {{tune: {{steps: [&a0 clip, {', '.join(bomb)}]}}}}}}"
+    good = f"\n{Path('params.yaml').read_text()}"
+    Path("broken.yaml").write_text(good.replace("\nablation: {}", f"\n{nested}"))
+    assert "ablation.one.tune.steps is ['clip', [" in refusal("broken.yaml")
+    Path("broken.yaml").write_text(good.replace("fps: 8", f"fps: 0x{5000 * 'f'}"))
+    assert "clip.fps is a number of many digits: it must be" in refusal("broken.yaml")
     Path("broken.yaml").write_text("- clip\n")
     assert "it must be" in refusal("broken.yaml")
 

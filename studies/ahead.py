@@ -1,0 +1,58 @@
+"""Pieces made ahead of whoever collects them, in processes side by side: a small model leaves the second core idle."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+
+import torch
+from tqdm import tqdm
+
+from studies.models import chosen_device, quiet
+from studies.settings import Params
+from studies.store import Missing, finished_only
+from tav import interrupt
+
+
+def make_ahead(params: Params, make: Callable, jobs: Sequence[tuple]) -> None:
+    """Runs make(*job) for those of the jobs whose pieces are not all there, `params.processes` at once.
+
+    make: a function of a module that takes pieces from the store. Where there is one process, on a GPU, or for a single
+    job, nothing is done: whoever collects the pieces makes them. Each process has one thread, this one too if there may
+    be more, so that a piece does not depend on how many were made beside it.
+    Raises what `make` raises, and MemoryError if a process is killed.
+    """
+    count = len(os.sched_getaffinity(0)) if params.processes == "auto" else params.processes
+    if count == 1 or chosen_device(params) != "cpu":
+        return
+    torch.set_num_threads(1)
+    missing = [job for job in jobs if not _is_finished(make, job)]
+    if len(missing) < 2:
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["studies.method"])  # imported once, not in every process
+    workers = min(count, len(missing))
+    with interrupt.unwinding(), ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        with interrupt.held():  # else it may come when there is a process that nobody knows yet
+            running = [pool.submit(make, *job) for job in missing]
+        try:
+            for done in tqdm(as_completed(running), f"{workers} processes", len(running), disable=quiet()):
+                done.result()
+        except BrokenProcessPool as error:
+            raise MemoryError(f"one of {workers} processes was killed") from error
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():  # which would be waited for
+                child.kill()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_finished(make: Callable, job: tuple) -> bool:
+    try:
+        with finished_only():
+            make(*job)
+    except Missing:
+        return False
+    return True
