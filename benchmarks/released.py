@@ -3,7 +3,7 @@
     git clone https://github.com/showlab/Tune-A-Video RELEASED          # HEAD is 7d4a89a
     pip install --no-deps --target LIBRARIES diffusers==0.11.1 huggingface_hub==0.23.5
     python -m benchmarks.released RELEASED LIBRARIES --sizes 4x128 4x256 8x256
-    python -m publish readme                                            # the tables of README.md and docs/ from it
+    python -m publish readme                                            # the table of docs/memory-and-speed.md from it
 
 Both have the architecture of Stable Diffusion v1-4 with random weights. Theirs runs as its script does: the VAE at
 every tuning step, gradient checkpointing, AdamW over all parameters. It runs without its text encoder, which does not
@@ -81,8 +81,11 @@ def compare(frames: int, size: int, device: str, paths: list[str], folder: Path,
 def ratios(rows: pd.DataFrame) -> pd.DataFrame:
     """Per frames, size and code: seconds of each step and of a whole clip, peak GB of tuning, each by the released.
 
-    rows: as `compare` writes them, of one machine. A whole clip is computed from its steps.
+    rows: as `compare` writes them, of one machine. A whole clip is computed from its steps. What an interrupted run has
+    not measured all steps of is left out, and so is a size without the released code's.
     """
+    rows = rows[rows.groupby(["frames", "size", "code"])["step"].transform("nunique") == len(STEPS)]
+    rows = rows[rows.groupby(["frames", "size"])["code"].transform(lambda codes: "released" in set(codes))]
     wide = rows.set_index(["frames", "size", "code", "step"])["seconds"].unstack("step", sort=False)
     counts = [WHOLE["released" if code.startswith("released") else "here"] for _, _, code in wide.index]
     wide["whole clip"] = [

@@ -48,6 +48,14 @@ def test_a_whole_clip_is_the_sum_of_its_steps_and_theirs_validates_five_times(ro
     assert ours["whole clip"] == 500 * 3 + 50 * 1 + 4 * 50 * 1
 
 
+def test_what_an_interrupted_run_has_not_measured_is_left_out_and_not_called_too_large(rows):
+    unfinished = rows.assign(size=256).iloc[:-1]  # ours has no edit step yet
+    alone = rows[rows["code"] == "here"].assign(size=512)
+    found = ratios(pd.concat([rows, unfinished, alone]))
+    assert list(zip(found["size"], found["code"], strict=True)) == [
+        (128, "released"), (128, "here"), (256, "released")]  # fmt: skip
+
+
 @pytest.mark.parametrize("step", ["tune", "edit"])
 def test_a_step_of_a_checkout_is_timed_in_a_process_of_its_own(step, tmp_path, monkeypatch):
     (tmp_path / "tuneavideo/models").mkdir(parents=True)
