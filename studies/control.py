@@ -11,8 +11,8 @@ from measures.conditions import FROM_TRUTH, check_kind, condition
 from measures.truth import truth_beside
 from studies.ahead import make_ahead
 from studies.digests import digest_of_model, digest_of_truth
-from studies.method import Method, guidance
-from studies.models import chosen_device, load_model, load_weights
+from studies.method import LOADING, Method, guidance
+from studies.models import chosen_device
 from studies.results import RESULTS, replacing
 from studies.settings import Params
 from studies.stages import collect
@@ -83,17 +83,18 @@ class Controlled:
         """Frames of a clip's edit under a condition. noise: as in `Method.edit`."""
         method, start = self.method, self.method.start(entry, noise)
         settings = {"steps": self.params.edit.steps, **guidance(self.params)}
-        needs = method.needs(entry) | {"prompt": prompt, "start": start, "settings": settings}
+        solver = self.params.edit.solver
+        needs = method.needs(entry) | {"prompt": prompt, "start": start, "solver": solver, "settings": settings}
         needs |= {"control": digest_of_model(self.params.control[kind]), "condition": shown.digest}
 
         def make(folder: Path) -> None:
-            pipe = method.pipe_on(entry, f"{kind}: {prompt}")
+            pipe = method.pipe_on(entry, f"{kind}: {prompt}", solver)
             if kind not in self._controls:
                 self._controls[kind] = load_control(self.params.control[kind], pipe)
             given = pipe, self._controls[kind], read_frames(shown.folder), prompt, method.start_noise(entry, start)
             make_controlled(folder, *given, settings)
 
-        return method.store.take("controlled", needs, (make_controlled, load_control, load_model, load_weights), make)
+        return method.store.take("controlled", needs, (make_controlled, load_control, *LOADING), make)
 
     def _condition(self, entry: ClipEntry, kind: str) -> Piece:
         source = self.method.source(entry)

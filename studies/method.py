@@ -10,7 +10,15 @@ from torch import Tensor
 
 from measures.clips import ClipEntry
 from studies.digests import digest_of_model
-from studies.models import label, load_model, load_weights, save_tensors, save_weights, tune_with_progress
+from studies.models import (
+    label,
+    load_model,
+    load_weights,
+    save_tensors,
+    save_weights,
+    tune_with_progress,
+    use_solver,
+)
 from studies.settings import Params
 from studies.sources import source_frames
 from studies.store import Piece, Store
@@ -18,6 +26,7 @@ from tav.checkpoint import read_safetensors
 from tav.clip import read_frames, write_frames
 from tav.pipeline import TuneAVideoPipeline
 
+LOADING = load_model, load_weights, use_solver  # the code that whatever a tuned model makes depends on
 SAME_RESULT = {"save_every", "recompute"}  # of `tune`: they change its cost alone
 
 
@@ -54,7 +63,10 @@ class Method:
         needs["tune"] = self.params.tune.model_dump(exclude=SAME_RESULT)
 
         def make(folder: Path) -> None:
-            self._pipe, self._weights = load_model(self.params), ""  # whose weights are the image model's still
+            if self._weights or self._pipe is None:  # else it is the image model's weights still
+                self._pipe = None  # so that two models are never in memory
+                self._pipe = load_model(self.params)
+            self._weights = "unknown"
             make_weights(folder, self._pipe, posterior.folder, entry.caption, self.params)
 
         return self.store.take("weights", needs, (make_weights, load_model), make)
@@ -65,19 +77,22 @@ class Method:
         needs = self.needs(entry) | {"posterior": posterior.digest, "invert": self.params.invert.model_dump()}
 
         def make(folder: Path) -> None:
-            make_noise(folder, self.pipe_on(entry, "invert"), posterior.folder, self.params.invert.steps)
+            pipe = self.pipe_on(entry, "invert", self.params.invert.solver)
+            make_noise(folder, pipe, posterior.folder, self.params.invert.steps)
 
-        return self.store.take("noise", needs, (make_noise, load_model, load_weights), make)
+        return self.store.take("noise", needs, (make_noise, *LOADING), make)
 
     def reconstruction(self, entry: ClipEntry) -> Piece:
         """Frames sampled back from the inverted noise, by the caption and unguided: what is lost here stays lost."""
         settings = {"num_inference_steps": self.params.invert.steps, "guidance_scale": 1.0}
-        return self._sampled(entry, entry.caption, {"noise": self.noise(entry).digest}, settings)
+        start = {"noise": self.noise(entry).digest}
+        return self._sampled(entry, entry.caption, start, self.params.invert.solver, settings)
 
     def edit(self, entry: ClipEntry, prompt: str, noise: str = "") -> Piece:
         """Frames of a clip's edit. noise: "inverted" or "random"; by default what edit.noise says."""
         settings = {"num_inference_steps": self.params.edit.steps, **guidance(self.params)}
-        return self._sampled(entry, prompt, self.start(entry, noise), settings)
+        settings["guidance_interval"] = self.params.edit.guidance_interval
+        return self._sampled(entry, prompt, self.start(entry, noise), self.params.edit.solver, settings)
 
     def start(self, entry: ClipEntry, noise: str = "") -> dict:
         """What names the noise that sampling starts from, among the needs of a piece; `noise` as in `edit`."""
@@ -93,15 +108,17 @@ class Method:
         shape = parameters.chunk(2, dim=1)[0].shape
         return torch.randn(shape, generator=torch.Generator().manual_seed(start["seed"]))
 
-    def pipe_on(self, entry: ClipEntry, task: str) -> TuneAVideoPipeline:
-        """The pipeline with the weights tuned on a clip; its progress bars say what it is about to do."""
+    def pipe_on(self, entry: ClipEntry, task: str, solver: str) -> TuneAVideoPipeline:
+        """The pipeline with the weights tuned on a clip and a solver; its progress bars say what it is about to do."""
         weights = self.weights(entry)
         if self._weights != weights.digest:
             whole = self.params.tune.tuned == "everything"
             if whole or self._pipe is None:
+                self._pipe = None
                 self._pipe = load_model(self.params)
             load_weights(self._pipe, weights.folder / "tuned.safetensors", whole)
             self._weights = weights.digest
+        use_solver(self._pipe, solver)
         label(self._pipe, task)
         return self._pipe
 
@@ -109,14 +126,14 @@ class Method:
         """What everything depends on that is made with the weights tuned on a clip."""
         return self._needs_of_model() | {"weights": self.weights(entry).digest}
 
-    def _sampled(self, entry: ClipEntry, prompt: str, start: dict, settings: dict) -> Piece:
-        needs = self.needs(entry) | {"prompt": prompt, "start": start, "settings": settings}
+    def _sampled(self, entry: ClipEntry, prompt: str, start: dict, solver: str, settings: dict) -> Piece:
+        needs = self.needs(entry) | {"prompt": prompt, "start": start, "solver": solver, "settings": settings}
 
         def make(folder: Path) -> None:
             noise = self.start_noise(entry, start)
-            make_frames(folder, self.pipe_on(entry, f"edit: {prompt}"), prompt, noise, settings)
+            make_frames(folder, self.pipe_on(entry, f"edit: {prompt}", solver), prompt, noise, settings)
 
-        return self.store.take("frames", needs, (make_frames, load_model, load_weights), make)
+        return self.store.take("frames", needs, (make_frames, *LOADING), make)
 
     def _needs_of_model(self) -> dict:
         """What the inflated model depends on; the seed is that of T-Attn's first weights."""

@@ -28,9 +28,26 @@ def _one_value(value):
     raise ValueError("a finite number, a text, true, false or null")
 
 
+def _one_value_or_two_numbers(value):
+    """The same of a variant, whose settings may be an interval."""
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(one, int | float) for one in value):
+        return [_one_value(one) for one in value]
+    return _one_value(value)
+
+
 def _one_value_or_place(value):
     """The same of a peer, whose texts are models."""
     return place(value) if isinstance(value, str) else _one_value(value)
+
+
+def _interval(value) -> tuple[float, float]:
+    """Two shares, the lower one first."""
+    numbers = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in numbers) or len(numbers) == 1:
+        raise ValueError("a list of two shares, such as [0, 1]")
+    if not 0 <= numbers[0] < numbers[1] <= 1:
+        raise ValueError("two shares from 0 to 1, the lower one first")
+    return tuple(map(float, numbers))
 
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -40,7 +57,8 @@ Guidance = Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)]
 Steps = Annotated[int, Field(ge=1, lt=1000)]  # of DDIM, among the 1,000 that Stable Diffusion was trained with
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
-Changes = dict[str, Annotated[Any, AfterValidator(_one_value)]]
+Solver = Literal["ddim", "dpm"]
+Changes = dict[str, Annotated[Any, AfterValidator(_one_value_or_two_numbers)]]
 
 
 class _Shown(Repr):
@@ -112,17 +130,20 @@ class Memory(Section):
 
 
 class Invert(Section):
-    """DDIM inversion."""
+    """Inversion, by DDIM or by a multistep solver that takes fewer steps."""
 
     steps: Steps
+    solver: Solver
 
 
 class Edit(Section):
     """Sampling with an edit prompt."""
 
     steps: Steps
+    solver: Solver
     noise: Literal["inverted", "random"]
     guidance_scale: Guidance
+    guidance_interval: Annotated[tuple[float, float], BeforeValidator(_interval)]
     negative_prompt: str
 
 
@@ -180,6 +201,7 @@ class Params(Section):
     lora: Place
     device: Literal["auto", "cpu", "cuda"]
     processes: Literal["auto"] | Count
+    compile: bool
     inflate: Inflate
     clip: Clip
     tune: Tune

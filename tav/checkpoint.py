@@ -59,7 +59,8 @@ def read_unet(model: str | Path, dtype: torch.dtype = torch.float32) -> tuple[UN
     and pipelines saved after tuning bring those of T-Attn, under the same names.
     """
     config = {k: _image_name(v) for k, v in UNet2DConditionModel.load_config(model, subfolder="unet").items()}
-    weights = {name: tensor.to(dtype) for name, tensor in _read_unet_weights(model).items()}
+    # Copies: what is read is mapped from its files, whose pages would stay in memory beside every changed layout.
+    weights = {name: tensor.to(dtype, copy=True) for name, tensor in _read_unet_weights(model).items()}
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(config)
     try:

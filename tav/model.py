@@ -22,6 +22,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from einops import rearrange
 from torch import Tensor, nn
 
+from tav.caption import CaptionAttnProcessor
 from tav.errors import InputError
 from tav.options import add_temporal_convolutions
 
@@ -140,6 +141,8 @@ def inflate(
     if attention != "own":
         for block in blocks:
             block.attn1.set_processor(ClipAttnProcessor(num_frames, attention, frames_at_once))
+    for block in blocks:
+        block.attn2.set_processor(CaptionAttnProcessor(num_frames))
     if temporal:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

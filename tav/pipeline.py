@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import AutoencoderKL, DDIMInverseScheduler, DDIMScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    DPMSolverMultistepInverseScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+)
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import BaseOutput
 from einops import rearrange, repeat
@@ -27,6 +34,11 @@ logging.getLogger("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusio
     lambda record: "was truncated" not in record.getMessage()
 )
 warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument")  # which diffusers still gives the Hub
+
+INVERSE = {  # how a scheduler's sampling is run backwards
+    DDIMScheduler: DDIMInverseScheduler,
+    DPMSolverMultistepScheduler: DPMSolverMultistepInverseScheduler,
+}
 
 
 @dataclass
@@ -121,14 +133,18 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
     def invert(self, latents: Tensor, num_inference_steps: int = 50, prompt: str = "") -> Tensor:
         """DDIM inversion of a clip's latents, f c h w -> the noise, f c h w, that samples back to it (paper 3.3).
 
-        Without guidance, and with the empty prompt by default (released behaviour).
+        Without guidance, and with the empty prompt by default (released behaviour). With a DPMSolverMultistepScheduler
+        as `scheduler`, which takes fewer steps, by that solver's inverse; InputError for other schedulers.
         """
-        scheduler = DDIMInverseScheduler.from_config(self.scheduler.config)
+        if type(self.scheduler) not in INVERSE:
+            known = " or ".join(kind.__name__ for kind in INVERSE)
+            raise InputError(f"no inverse of {type(self.scheduler).__name__} is known: use {known}")
+        scheduler = INVERSE[type(self.scheduler)].from_config(self.scheduler.config)
         scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        text = self.embed([prompt])[0]
+        text = self.embed([prompt])[0].expand(len(latents), -1, -1)
         latents = latents.to(self._execution_device, self.unet.dtype)
         for timestep in self.progress_bar(scheduler.timesteps):
-            predicted = self.unet(latents, timestep, text.expand(len(latents), -1, -1)).sample
+            predicted = self.unet(latents, timestep, text).sample
             latents = scheduler.step(predicted, timestep, latents).prev_sample
         return latents
 
@@ -141,6 +157,7 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
         guidance_scale: float = 12.5,
         negative_prompt: str | list[str] | None = None,
         output_type: str = "pil",
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         **kwargs,
     ) -> TuneAVideoOutput:
         """Sample a clip for every prompt (DDIM, eta 0, classifier-free guidance; released defaults).
@@ -148,6 +165,8 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
         latents: where sampling starts: inverted noise f c h w, the same for every prompt, or b f c h w. None draws
             random noise from `generator`.
         output_type: "pt", "np", "latent" or "pil", see `TuneAVideoOutput`.
+        guidance_interval: the shares of the steps, from noise on, between which sampling is guided (Kynkäänniemi et
+            al., arXiv 2404.07724); a step without guidance costs half. callback_on_step_end is then taken.
         Other arguments are those of `StableDiffusionPipeline`, such as height, width, generator and eta.
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
@@ -166,10 +185,16 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
                     f"{len(prompts)} prompts and a model of {self.num_frames} frames"
                 )
             latents = rearrange(latents, "b f c h w -> (b f) c h w").to(self._execution_device, self.unet.dtype)
+        text = repeat(text, "b n d -> (b f) n d", **per_frame)
+        if negative_text is not None and guidance_interval != (0, 1):
+            switch = _GuidanceSwitch(guidance_scale, guidance_interval, num_inference_steps, text, negative_text)
+            kwargs |= {"callback_on_step_end": switch, "callback_on_step_end_tensor_inputs": []}
+            if not switch.is_on(0):
+                guidance_scale, negative_text = 1.0, None
         latents = (
             super()
             .__call__(
-                prompt_embeds=repeat(text, "b n d -> (b f) n d", **per_frame),
+                prompt_embeds=text,
                 negative_prompt_embeds=negative_text,
                 latents=latents,
                 num_inference_steps=num_inference_steps,
@@ -188,6 +213,25 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
         if output_type == "np":
             return TuneAVideoOutput(frames)
         return TuneAVideoOutput([self.image_processor.numpy_to_pil(clip) for clip in frames])
+
+
+class _GuidanceSwitch:
+    """Turns guidance on and off between steps, in the way that diffusers gives callbacks for it."""
+
+    def __init__(self, scale: float, interval: tuple[float, float], steps: int, text: Tensor, negative_text: Tensor):
+        self.scale, self.interval, self.steps = scale, interval, steps
+        self.text, self.both = text, torch.cat([negative_text, text])
+
+    def is_on(self, step: int) -> bool:
+        start, stop = self.interval
+        return start <= step / self.steps < stop
+
+    def __call__(self, pipe: TuneAVideoPipeline, step: int, _timestep: int, _tensors: dict) -> dict[str, Tensor]:
+        guided = self.is_on(step + 1)
+        if guided == pipe.do_classifier_free_guidance:
+            return {}
+        pipe._guidance_scale = self.scale if guided else 1.0
+        return {"prompt_embeds": self.both if guided else self.text}
 
 
 def load_pipeline(

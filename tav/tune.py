@@ -81,7 +81,7 @@ def tune(
         )
 
     posterior = clip if isinstance(clip, DiagonalGaussianDistribution) else pipe.encode_posterior(clip)
-    text = pipe.embed([caption])[0]
+    text = pipe.embed([caption])[0].expand(pipe.num_frames, -1, -1)  # one tensor for all steps, see `tav.caption`
     noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     generator = torch.Generator().manual_seed(seed)
     if tuned not in TUNED:
@@ -159,11 +159,11 @@ def _loss(pipe, posterior, text, noise_scheduler, prior, posterior_noise, noise,
         target = noise_scheduler.get_velocity(latents, noise, timestep)
     else:
         target = noise
-    predicted = pipe.unet(noisy, timestep, text.expand(len(noisy), -1, -1)).sample
+    predicted = pipe.unet(noisy, timestep, text).sample
     loss = F.mse_loss(predicted.float(), target.float())
     if prior:
         weight, image = prior
-        loss = loss + weight * prior_loss(image, predicted, noisy, timestep, text)
+        loss = loss + weight * prior_loss(image, predicted, noisy, timestep, text[:1])
     return loss
 
 
