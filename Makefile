@@ -3,10 +3,10 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell $(name) -c 'impo
 SHELL := bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help reproduce test smoke verify report lint clean inputs
+.PHONY: help reproduce test smoke gpu-check verify report lint clean inputs
 
 help:       ## list the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 reproduce: inputs  ## build .venv, fetch data and models, run every stage that is stale
 	dvc repro
@@ -17,6 +17,9 @@ test: inputs       ## build .venv, fetch data and models, run the tests
 
 smoke: inputs      ## one clip, one edit, one peer and one notebook in a folder of their own: does it run here?
 	python -m publish smoke
+
+gpu-check: inputs  ## nine minutes of a GPU: parity, precisions, a clip, speed and memory at full size
+	python -m benchmarks.gpu_check
 
 verify: inputs     ## say whether this clone makes what it shows, one line a check
 	python -m publish verify

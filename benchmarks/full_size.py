@@ -203,11 +203,11 @@ def run(step: str, pipe, params: Params, clip: Tensor, work: Path, lap: Callable
         raise NumericalError(f"{step} left the finite numbers")
 
 
-def results(kind: str, device: str) -> tuple[Path, dict]:
+def results(kind: str, device: str, folder: Path | None = None) -> tuple[Path, dict]:
     """The file of this machine's rows of a kind, and the columns that say what measured them."""
     found = machine(device)
     name = re.sub(r"[^A-Za-z0-9]+", "-", found["device"]).strip("-")
-    return RESULTS / f"{kind}-{name}.csv", {key: found[key] for key in ("backend", "device", "torch")}
+    return (folder or RESULTS) / f"{kind}-{name}.csv", {key: found[key] for key in ("backend", "device", "torch")}
 
 
 def once(file: Path, key: dict, again: bool, function: Callable, *arguments) -> dict:

@@ -14,16 +14,18 @@ is in benchmarks/results/released-DEVICE.csv already is not measured again.
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from benchmarks import full_size
-from benchmarks.full_size import V1_4, once, results, settings
+from benchmarks.full_size import V1_4, of_key, once, recorded, results, settings
 from tav import interrupt
 from tav.errors import InputError
 
@@ -31,7 +33,13 @@ CHILD = Path(__file__).with_name("released_steps.py")
 WITHOUT = ("transformers", "accelerate")  # packages that diffusers 0.11.1 does not import in today's versions
 STEPS = ("tune", "invert", "edit")
 RELEASED = {"released": True, "released, nothing recomputed": False}  # name: gradient checkpointing
-OURS = {"here": "lean", "here, recompute full": "checkpointing", "here, bf16": "bf16-lean"}  # name: see full_size.MODES
+OURS = {  # name: see full_size.MODES
+    "here": "lean",
+    "here, recompute full": "checkpointing",
+    "here, bf16": "bf16-lean",
+    "here, bf16, recompute full": "bf16-checkpointing",
+    "here, low memory": "low-memory",
+}
 WHOLE = {  # UNet steps of a clip with four edits: the released script validates five times while it tunes
     "released": {"tune": 500, "invert": 5 * 50, "edit": 5 * 4 * 50},
     "here": {"tune": 500, "invert": 50, "edit": 4 * 50},
@@ -66,16 +74,32 @@ def measure_ours(step: str, frames: int, size: int, device: str, mode: str, fold
     return {"seconds": found["seconds per step"], "held GB": found["held GB"], "peak GB": found["peak GB"]}
 
 
-def compare(frames: int, size: int, device: str, paths: list[str], folder: Path, again: bool) -> None:
-    """Measures every step of every code that is not there yet."""
-    file, what = results("released", device)
-    for step in STEPS:
-        for code, checkpointing in RELEASED.items():
+def compare(
+    frames: int,
+    size: int,
+    device: str,
+    paths: list[str],
+    folder: Path,
+    again: bool = False,
+    has_time: Callable[[], bool] = lambda: True,
+    written: Path | None = None,
+) -> None:
+    """Measures every step of every code that is not there yet, while there is time; without `paths`, of ours alone.
+
+    written: the folder of its rows, by default benchmarks/results.
+    """
+    file, what = results("released", device, written)
+    codes = (*(RELEASED if paths else ()), *OURS)
+    for code in codes:
+        for step in STEPS:
             key = what | {"frames": frames, "size": size, "code": code, "step": step}
-            once(file, key, again, measure_released, step, frames, size, device, checkpointing, paths)
-        for code, mode in OURS.items():
-            key = what | {"frames": frames, "size": size, "code": code, "step": step}
-            once(file, key, again, measure_ours, step, frames, size, device, mode, folder)
+            done = any(of_key(row, key) for row in recorded(file))
+            if done and not again or not has_time():
+                continue
+            if code in RELEASED:
+                once(file, key, again, measure_released, step, frames, size, device, RELEASED[code], paths)
+            else:
+                once(file, key, again, measure_ours, step, frames, size, device, OURS[code], folder)
 
 
 def ratios(rows: pd.DataFrame) -> pd.DataFrame:
@@ -99,6 +123,14 @@ def ratios(rows: pd.DataFrame) -> pd.DataFrame:
     return wide.reset_index()
 
 
+def frames_and_size(text: str) -> tuple[int, int]:
+    """The two numbers of a text such as 4x128; InputError if it is none."""
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,5})", text)
+    if not match or int(match[1]) < 1 or int(match[2]) < 64 or int(match[2]) % 64:
+        raise InputError(f"{text} is no size: give frames and pixels, a multiple of 64, such as 4x128")
+    return int(match[1]), int(match[2])
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("released", type=Path, help="a checkout of showlab/Tune-A-Video")
@@ -116,8 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise InputError(f"{path} is not there: see the first lines of {__file__}")
         full_size.save_model(options.folder)
         paths = [str(options.libraries.resolve()), str(options.released.resolve())]
-        for text in sizes:
-            frames, size = map(int, text.split("x"))
+        for frames, size in map(frames_and_size, sizes):
             compare(frames, size, device, paths, options.folder, options.again)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

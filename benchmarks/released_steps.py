@@ -21,6 +21,7 @@ from tuneavideo.models.unet import UNet3DConditionModel  # noqa: E402
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 TUNED = ("attn1.to_q", "attn2.to_q", "attn_temp")
 GUIDANCE_SCALE = 12.5
+TEXT_ENCODER = 123_060_480  # parameters, which do not load here
 
 
 class Laps(list):
@@ -111,6 +112,7 @@ def main(step: str, device: str, frames: int, size: int, count: int, checkpointi
         dtype = torch.float16 if device == "cuda" else torch.float32
         vae = AutoencoderKL(**models["vae"]).requires_grad_(False).to(device, dtype)
         clip = torch.rand(frames, 3, size, size, device=device, dtype=dtype) * 2 - 1
+        encoder = torch.ones(TEXT_ENCODER, device=device, dtype=dtype)  # noqa: F841  held, as its script holds it
         if checkpointing:
             unet.enable_gradient_checkpointing()
     with suppress(OSError):  # Linux alone has it

@@ -109,9 +109,9 @@ def changed(draw, settings: dict, changes: list[str]) -> dict:
         elif change == "rename":
             table[draw(st.sampled_from(NAMES))] = table.pop(key)
         elif change == "add":
-            table[draw(st.sampled_from(NAMES))] = draw(st.sampled_from([*ODD, table[key]]))
+            table[draw(st.sampled_from(NAMES))] = copy.deepcopy(draw(st.sampled_from([*ODD, table[key]])))
         else:
-            table[key] = draw(st.sampled_from((limits(place) if change == "limit" else []) or ODD))
+            table[key] = copy.deepcopy(draw(st.sampled_from((limits(place) if change == "limit" else []) or ODD)))
         assume(settings)
     return settings
 
