@@ -134,10 +134,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--released", nargs=2, type=Path, metavar=("RELEASED", "LIBRARIES"), help="see released.py")
     parser.add_argument("--minutes", type=float, default=9, help="after which nothing more is begun")
-    parser.add_argument("--folder", type=Path, default=Path(".state/full-size"), help="of the full-size model (6 GB)")
+    parser.add_argument("--folder", type=Path, help="of the full-size model (6 GB)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--small", action="store_true", help="a small model and clip in the place of full size")
     options = parser.parse_args(arguments)
+    options.folder = options.folder or Path(".state", "gpu-check/model" if options.small else "full-size")
     try:
         if not 0 < options.minutes < math.inf:
             raise InputError(f"--minutes is {options.minutes}: give the minutes that there are")

@@ -16,8 +16,8 @@ from studies.models import (
     load_weights,
     save_tensors,
     save_weights,
+    scheduler,
     tune_with_progress,
-    use_solver,
 )
 from studies.settings import Params
 from studies.sources import source_frames
@@ -26,7 +26,7 @@ from tav.checkpoint import read_safetensors
 from tav.clip import read_frames, write_frames
 from tav.pipeline import TuneAVideoPipeline
 
-LOADING = load_model, load_weights, use_solver  # the code that whatever a tuned model makes depends on
+LOADING = load_model, load_weights, scheduler  # the code that whatever a tuned model makes depends on
 SAME_RESULT = {"save_every", "recompute"}  # of `tune`: they change its cost alone
 
 
@@ -51,7 +51,8 @@ class Method:
         needs = {"source": source.digest, "model": needs_of_image_model(self.params)}
 
         def make(folder: Path) -> None:
-            self._pipe = self._pipe or load_model(self.params)
+            if self._pipe is None:
+                self._load()
             make_posterior(folder, self._pipe, read_frames(source.folder) * 2 - 1)
 
         return self.store.take("posterior", needs, (make_posterior, load_model), make)
@@ -64,8 +65,7 @@ class Method:
 
         def make(folder: Path) -> None:
             if self._weights or self._pipe is None:  # else it is the image model's weights still
-                self._pipe = None  # so that two models are never in memory
-                self._pipe = load_model(self.params)
+                self._load()
             self._weights = "unknown"
             make_weights(folder, self._pipe, posterior.folder, entry.caption, self.params)
 
@@ -114,13 +114,18 @@ class Method:
         if self._weights != weights.digest:
             whole = self.params.tune.tuned == "everything"
             if whole or self._pipe is None:
-                self._pipe = None
-                self._pipe = load_model(self.params)
+                self._load()
             load_weights(self._pipe, weights.folder / "tuned.safetensors", whole)
             self._weights = weights.digest
-        use_solver(self._pipe, solver)
+        self._pipe.scheduler = scheduler(self._schedule, solver)
         label(self._pipe, task)
         return self._pipe
+
+    def _load(self) -> None:
+        """Loads the model anew, with the weights of the image model."""
+        self._pipe = None  # so that two models are never in memory
+        self._pipe = load_model(self.params)
+        self._weights, self._schedule = "", self._pipe.scheduler.config
 
     def needs(self, entry: ClipEntry) -> dict:
         """What everything depends on that is made with the weights tuned on a clip."""

@@ -1,6 +1,7 @@
 """The models of params.yaml, loaded, tuned with a progress bar, and their tuned weights in and out."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +19,6 @@ from tav.errors import InputError, check_finite
 from tav.pipeline import TuneAVideoPipeline, load_pipeline
 from tav.tune import tune
 
-SOLVERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}  # as settings name them
 DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -93,9 +93,11 @@ def save_tensors(path: Path, **tensors: Tensor) -> None:
     save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
 
 
-def use_solver(pipe: TuneAVideoPipeline, solver: str) -> None:
-    """What `pipe` samples and inverts by from now on, see `SOLVERS`."""
-    pipe.scheduler = SOLVERS[solver].from_config(pipe.scheduler.config)
+def scheduler(of_model: Mapping, solver: str) -> DDIMScheduler | DPMSolverMultistepScheduler:
+    """What samples and inverts by a solver, from the config of the model's own scheduler."""
+    if solver == "dpm":  # with its own spacing: DDIM's few steps begin where the noise is not whole yet
+        return DPMSolverMultistepScheduler.from_config(of_model, timestep_spacing="linspace")
+    return DDIMScheduler.from_config(of_model)
 
 
 def label(pipe: TuneAVideoPipeline, text: str) -> None:

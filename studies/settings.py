@@ -163,6 +163,7 @@ class Margins(Section):
     frame_consistency: Number
     edit_success: Share
     motion_correlation: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+    sampling_loss: Share
     control_loss: Share
     linear_growth: Number
     quadratic_growth: Number

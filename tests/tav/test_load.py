@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
@@ -265,3 +266,10 @@ def test_running_out_of_memory_while_loading_is_not_called_a_broken_model(folder
     with pytest.raises(RuntimeError, match="can't allocate memory") as caught:
         load_pipeline(folder)
     assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux alone shows what is mapped")
+def test_no_page_of_the_unets_file_stays_in_memory(folder):
+    pipe = load_pipeline(folder)
+    assert str(folder / "unet") not in Path("/proc/self/maps").read_text()
+    assert pipe.unet.num_frames == 8

@@ -5,7 +5,6 @@ computed with it, on a CPU. PARITY_DEVICE=cuda asks it of a GPU, whose kernels a
 """
 
 import os
-
 from pathlib import Path
 
 import pytest

@@ -4,13 +4,15 @@ import pytest
 import torch
 from diffusers import (
     ControlNetModel,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     T2IAdapter,
 )
 
-from tav import load_pipeline
+from tav import load_pipeline, tune
 from tav.errors import InputError
 from tests import tiny
 
@@ -146,3 +148,81 @@ def test_a_stock_image_to_image_pipeline_works_on_the_components(pipe):
     clip = (tiny.moving_square(FRAMES) + 1) / 2
     images = stock(["a"] * FRAMES, image=clip, strength=0.5, num_inference_steps=4, output_type="pt").images
     assert images.shape == (FRAMES, 3, 32, 32)
+
+
+def batches(pipe):
+    """How many frames the UNet is given at each step of sampling, from now on."""
+    sizes = []
+    handle = pipe.unet.register_forward_pre_hook(lambda _module, args: sizes.append(len(args[0])))
+    return sizes, handle
+
+
+@pytest.mark.parametrize(
+    ("interval", "guided"),
+    [((0, 1), [1, 1, 1, 1]), ((0, 0.5), [1, 1, 0, 0]), ((0.25, 0.75), [0, 1, 1, 0]), ((0.5, 1), [0, 0, 1, 1])],
+)
+def test_guidance_outside_of_its_interval_is_not_computed(pipe, noise, interval, guided):
+    sizes, handle = batches(pipe)
+    pipe("an", noise, 4, guidance_scale=5.0, output_type="latent", guidance_interval=interval)
+    handle.remove()
+    assert sizes == [FRAMES * (2 if on else 1) for on in guided]
+
+
+def test_a_guided_interval_is_guidance_within_it_and_none_outside(pipe, noise):
+    settings = {"num_inference_steps": 4, "guidance_scale": 5.0, "output_type": "latent"}
+    sampled = pipe("an", noise, guidance_interval=(0.25, 0.75), **settings).frames[0]
+
+    text, empty = (x.expand(FRAMES, -1, -1) for x in pipe.embed(["an"], [""]))
+    latents = noise
+    pipe.scheduler.set_timesteps(4)
+    with torch.no_grad():
+        for step, timestep in enumerate(pipe.scheduler.timesteps):
+            predicted = pipe.unet(latents, timestep, text).sample
+            if step in (1, 2):
+                without = pipe.unet(latents, timestep, empty).sample
+                predicted = without + 5.0 * (predicted - without)
+            latents = pipe.scheduler.step(predicted, timestep, latents).prev_sample
+    assert torch.allclose(sampled, latents, atol=1e-4)
+
+
+def test_an_interval_without_a_step_is_no_guidance(pipe, noise):
+    settings = {"num_inference_steps": 2, "output_type": "latent"}
+    none = pipe("an", noise, guidance_scale=5.0, guidance_interval=(0.6, 0.9), **settings).frames
+    assert torch.allclose(none, pipe("an", noise, guidance_scale=1.0, **settings).frames, atol=1e-6)
+
+
+@pytest.fixture
+def multistep(pipe):
+    before = pipe.scheduler
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(before.config, timestep_spacing="linspace")
+    yield pipe
+    pipe.scheduler = before
+
+
+def test_a_multistep_solver_inverts_and_samples_back(multistep, noise):
+    latents = noise / 2
+    inverted = multistep.invert(latents, num_inference_steps=200)  # a random model's path is no smooth one
+    back = multistep("", inverted, 200, guidance_scale=1.0, output_type="latent").frames[0]
+    assert (back - latents).abs().mean() < 0.3 * (inverted - latents).abs().mean()
+
+
+def test_a_scheduler_without_an_inverse_is_refused(pipe, noise):
+    before = pipe.scheduler
+    pipe.scheduler = EulerDiscreteScheduler.from_config(before.config)
+    with pytest.raises(InputError, match="no inverse of EulerDiscreteScheduler"):
+        pipe.invert(noise, 2)
+    pipe.scheduler = before
+
+
+def test_compiled_blocks_sample_and_tune_alike(tmp_path, noise):
+    settings = {"num_inference_steps": 2, "guidance_scale": 5.0, "output_type": "latent"}
+    found = []
+    for compiled in (False, True):
+        model = load_pipeline(tiny.save_model(tmp_path / str(compiled)), num_frames=FRAMES)
+        model.set_progress_bar_config(disable=True)
+        if compiled:
+            model.unet.compile_repeated_blocks(backend="eager")  # which traces, and compiles nothing
+        losses = [loss for _, loss in tune(model, tiny.moving_square(FRAMES), "an", steps=2, learning_rate=1e-3)]
+        found.append((torch.tensor(losses), model("an", noise, **settings).frames))
+    for plain, compiled in zip(*found, strict=True):
+        assert torch.allclose(plain, compiled, atol=1e-5)
