@@ -12,6 +12,7 @@ from typing import NamedTuple
 PACKAGES = ("tav", "measures", "peers", "studies", "benchmarks")
 
 
+@cache
 def digest_of_code(*roots: Callable | str) -> str:
     """A digest of functions or classes and, by their names, of every function, class and constant of ours they use.
 

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -120,9 +121,14 @@ class Store:
         return deleted
 
     def _place(self, kind: str, needs: Mapping, code: tuple[Callable | str, ...]) -> Path:
-        asked = {"needs": needs, "code": digest_of_code(*code), "libraries": [version(name) for name in LIBRARIES]}
+        asked = {"needs": needs, "code": digest_of_code(*code), "libraries": _versions()}
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         return self.folder / kind / key[:24]
+
+
+@cache
+def _versions() -> list[str]:
+    return [version(name) for name in LIBRARIES]
 
 
 def show(store: Store | None = None) -> None:

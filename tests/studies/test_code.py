@@ -49,17 +49,19 @@ def digest(tmp_path, monkeypatch):
     places = {"tav.used_here": tmp_path / "tav/used_here.py", "tav.maker": tmp_path / "tav/maker.py"}
     monkeypatch.setattr(code, "find_spec", lambda name: Spec(places[name]) if name in places else None)
 
+    def forget() -> None:
+        for cached in (code.digest_of_code, code._read, code._is_module):
+            cached.cache_clear()
+
     def of(used=USED, maker=MAKER) -> str:
-        code._read.cache_clear()
-        code._is_module.cache_clear()
+        forget()
         for place, text in zip(places.values(), (used, maker), strict=True):
             place.parent.mkdir(exist_ok=True)
             place.write_text(text)
         return code.digest_of_code("tav.maker.make")
 
     yield of
-    code._read.cache_clear()
-    code._is_module.cache_clear()
+    forget()
 
 
 class Spec:
