@@ -44,9 +44,7 @@ def invert(pipe: TuneAVideoPipeline, latents: Tensor, steps: int, prompt: str) -
     return dict(zip(seen, [*list(seen.values())[1:], noise], strict=True))
 
 
-def inversion(
-    pipe: TuneAVideoPipeline, latents: Tensor, steps: int, prompt: str
-) -> tuple[dict[int, Tensor], Tensor]:
+def inversion(pipe: TuneAVideoPipeline, latents: Tensor, steps: int, prompt: str) -> tuple[dict[int, Tensor], Tensor]:
     """DDIM inversion of latents f c h w: what the UNet was shown at each timestep, the least noise first; the noise."""
     seen = {}
 

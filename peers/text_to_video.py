@@ -85,4 +85,3 @@ def _is_adapter(model: str) -> bool:
         return MotionAdapter.load_config(model).get("_class_name") == MotionAdapter.__name__
     except OSError:  # a pipeline has no config.json of its own
         return False
-

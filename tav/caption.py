@@ -40,7 +40,8 @@ class CaptionAttnProcessor:
         if self._kept and self._kept[0]() is text and self._kept[1] == state:
             return self._kept[2:]
         clips = text[:: self.num_frames]
-        shared = len(text) % self.num_frames == 0 and torch.equal(text, clips.repeat_interleave(self.num_frames, dim=0))
+        alike = clips.repeat_interleave(self.num_frames, dim=0)
+        shared = len(alike) == len(text) and (text.is_meta or torch.equal(text, alike))
         texts = clips if shared else text
         key, value = (rearrange(to(texts), "b m (h d) -> b h m d", h=attn.heads) for to in (attn.to_k, attn.to_v))
         frames = self.num_frames if shared else 1
