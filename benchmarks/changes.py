@@ -27,7 +27,7 @@ from benchmarks.cost import machine
 from studies.store import FOLDER, RECORD
 from tav import interrupt
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.resolve() / "results"
 LEFT_OUT = (".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache")
 PROMPT = "a line drawing of a bus in space"
 
@@ -140,16 +140,15 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.changes) - set(CHANGES):
         parser.error(f"no change {', '.join(sorted(unknown))}: there are {', '.join(CHANGES)}")
-    rows = []
+    whole, rows = not options.changes, []
     with copy_of_project():
         repro()
         for name in options.changes or CHANGES:
             rows += measure(name)
             print(rows[-1], flush=True)
-    found = pd.DataFrame(rows)
-    print(found.to_string())
-    if not options.changes:
-        found.assign(machine=machine("cpu")["device"]).to_csv(RESULTS / "changes.csv", index=False)
+            if whole:  # at once: it takes half an hour
+                pd.DataFrame(rows).assign(machine=machine("cpu")["device"]).to_csv(RESULTS / "changes.csv", index=False)
+    print(pd.DataFrame(rows).to_string())
 
 
 if __name__ == "__main__":

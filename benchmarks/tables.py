@@ -67,6 +67,12 @@ def beside_released(results: Path = RESULTS) -> str:
     return _all("released", results, _ratios, "python -m benchmarks.released")
 
 
+def speed(results: Path = RESULTS) -> str:
+    """Of the same, only the released code as its script runs and the defaults here."""
+    return _all("released", results, lambda rows: _ratios(rows[rows["code"].isin(["released", "here"])]),
+                "python -m benchmarks.released")  # fmt: skip
+
+
 def _ratios(rows: pd.DataFrame) -> str:
     found = released.ratios(rows)
     columns = {"tune": "tuning step", "invert": "inversion step", "edit": "edit step", "whole clip": "a whole clip"}
@@ -94,7 +100,7 @@ def expected(results: Path = RESULTS) -> str:
     file = results / "expected.csv"
     if not file.is_file():
         return NOT_YET.format("python -m benchmarks.expected DEVICE")
-    measured = " ".join(_read("full-size", results)["device"].unique())
+    measured = " ".join(read("full-size", results)["device"].unique())
     rows = pd.read_csv(file)
     rows = rows[[gpu.split(",")[0] not in measured for gpu in rows["gpu"]]]
     if rows.empty:
@@ -123,13 +129,14 @@ def options(results: Path = RESULTS) -> str:
     return "\n".join(tables) or NOT_YET.format("python -m benchmarks.cost --options")
 
 
-def _read(kind: str, results: Path) -> pd.DataFrame:
+def read(kind: str, results: Path) -> pd.DataFrame:
+    """The rows of all machines of a kind, such as "memory"; without any, a table of no device."""
     files = sorted(results.glob(f"{kind}-*.csv"))
     return pd.concat([pd.read_csv(file) for file in files]) if files else pd.DataFrame({"device": []})
 
 
 def _all(kind: str, results: Path, table, command: str) -> str:
-    rows = _read(kind, results)
+    rows = read(kind, results)
     return "\n".join(table(part) for _, part in rows.groupby("device")) or NOT_YET.format(command)
 
 

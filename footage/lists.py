@@ -24,7 +24,7 @@ def list_clips(paths: Iterable[Path], num_frames: int, caption: Callable[[Path, 
     """
     clips = {}
     for path in _find(paths):
-        name, count = clip_name(path.stem if path.is_file() else path.name, clips), _count(path)
+        name, count = clip_name(path.stem if path.is_file() else path.name, clips), count_frames(path)
         stride = max(1, (count - 1) // max(1, num_frames - 1))
         if count < num_frames:
             raise InputError(
@@ -76,9 +76,18 @@ def _has_frames(folder: Path) -> bool:
     return any(file.suffix.lower() in PICTURES for file in folder.iterdir())
 
 
-def _count(path: Path) -> int:
+def count_frames(path: Path) -> int:
+    """How many frames a clip has; InputError if it cannot be read."""
     read_clip(path, num_frames=1)  # says what is wrong with a file, if anything
     if path.is_dir():
         return sum(file.suffix.lower() in PICTURES for file in path.iterdir())
     with av.open(str(path), metadata_errors="replace") as container:
         return sum(1 for _ in container.decode(video=0))
+
+
+def frame_rate(path: Path) -> float:
+    """The frames a second of a video or GIF; 0 where nothing says it."""
+    if path.is_dir():
+        return 0.0
+    with av.open(str(path), metadata_errors="replace") as container:
+        return float(container.streams.video[0].average_rate or 0)

@@ -51,6 +51,7 @@ def parts() -> Iterator[tuple[str, str, str]]:
     yield "README.md", "claims", counts(claims)
     yield "README.md", "times", tables.times()
     yield "README.md", "changes", tables.changes()
+    yield "README.md", "speed", tables.speed()
     yield "docs/claims.md", "claims", every_claim(claims)
     yield "docs/memory-and-speed.md", "options", tables.options()
     yield "docs/memory-and-speed.md", "full size", tables.full_size()

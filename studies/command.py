@@ -18,20 +18,21 @@ from tav.errors import InputError, NumericalError, is_out_of_memory
 def run(
     package: str,
     about: str,
-    verbs: Mapping[str, tuple[str, str, str]],
+    verbs: Mapping[str, tuple[str, str | Mapping[str, dict], str]],
     arguments: list[str] | None = None,
     without_settings: Collection[str] = (),
 ) -> int:
     """Runs one verb of `python -m package` and returns the exit code.
 
     verbs: verb -> the function, "module:name", which takes the settings and the verb's argument, if it has one; what
-        the argument is called, or ""; what --help says.
+        the argument is called, or "", or several with what argparse takes of each, which the function gets together as
+        a namespace; what --help says.
     without_settings: the verbs whose function takes no settings.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         options = _parser(package, about, verbs).parse_args(arguments)
-        words = [options.name] if "name" in options else []
+        words = [options.name] if "name" in options else [options] if len(vars(options)) > 1 else []
         _run(verbs[options.verb][0], options.verb, words, options.verb not in without_settings)
     except InputError as error:
         return _fail(error, 2)
@@ -56,7 +57,9 @@ def _parser(package: str, about: str, verbs: Mapping) -> _Parser:
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (_, what, help) in verbs.items():
         sub = subparsers.add_parser(verb, help=help, description=help)
-        if what:
+        for name, settings in what.items() if isinstance(what, Mapping) else ():
+            sub.add_argument(name, **settings)
+        if what and isinstance(what, str):
             sub.add_argument("name", metavar=what)
     return parser
 

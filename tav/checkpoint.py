@@ -1,6 +1,7 @@
 """Weights in and out: tuned-only files, UNets of image models and of released Tune-A-Video checkpoints, LoRA files."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -35,13 +36,31 @@ def load_tuned(pipe, path: str | Path) -> None:
 
     Raises InputError if the file cannot be read or belongs to another model or inflation.
     """
-    tensors = read_safetensors(path)
-    parameters = tuned_parameters(pipe.unet)
-    if {n: t.shape for n, t in tensors.items()} != {n: p.shape for n, p in parameters.items()}:
-        raise InputError(f"{path} was tuned on another model or inflation: tune the clip again with this one")
+    tensors = _read_tuned(pipe, path)
     with torch.no_grad():
-        for name, parameter in parameters.items():
+        for name, parameter in tuned_parameters(pipe.unet).items():
             parameter.copy_(tensors[name])
+
+
+def merge_tuned(pipe, scales: Mapping[str | Path, float]) -> None:
+    """Add what was tuned, as the difference from `pipe.unet` as it is now, of several files, each at a scale.
+
+    scales: path -> scale. One file at 1 is `load_tuned`, at 0.5 half of what was learnt; of two clips' weights each
+    adds its own. Only a difference from the same untuned model means something: load it anew before merging again.
+    Raises InputError as `load_tuned` does, before anything is changed.
+    """
+    files = [(_read_tuned(pipe, path), scale) for path, scale in scales.items()]
+    with torch.no_grad():
+        for name, parameter in tuned_parameters(pipe.unet).items():
+            changes = [scale * (tensors[name].to(parameter) - parameter) for tensors, scale in files]
+            parameter.add_(sum(changes))
+
+
+def _read_tuned(pipe, path: str | Path) -> dict[str, Tensor]:
+    tensors = read_safetensors(path)
+    if {n: t.shape for n, t in tensors.items()} != {n: p.shape for n, p in tuned_parameters(pipe.unet).items()}:
+        raise InputError(f"{path} was tuned on another model or inflation: tune the clip again with this one")
+    return tensors
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""What people bring along: a clip that is edited in one command, and frames of any tool that are scored."""

@@ -1,0 +1,150 @@
+"""One's own clip in one command: read, tuned, inverted, edited by every prompt, and shown beside its edits."""
+
+import warnings
+from argparse import Namespace
+from pathlib import Path
+
+import psutil
+import torch
+from diffusers import UNet2DConditionModel
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ValidationError
+
+from benchmarks.memory import line
+from benchmarks.tables import RESULTS, read
+from footage.lists import clip_name, count_frames, frame_rate
+from own.bundle import save_bundle
+from publish import figures
+from studies.ahead import make_ahead
+from studies.method import Method
+from studies.models import chosen_device
+from studies.settings import Params, explain
+from studies.stages import edits_of
+from tav.clip import read_frames, write_clip
+from tav.errors import InputError
+
+SHOWN = 8  # frames of a row of the contact sheet, at most
+RATE = 8  # frames a second that are taken of a video, about: those that a clip is shown at
+LARGE = 320  # channels of the first level of Stable Diffusion: what memory was measured of
+RESERVE = 1.0  # GB that stay free
+MODES = {  # of benchmarks/memory.py, the fastest first: what they change in params.yaml
+    "float32": {},  # params.yaml as it is
+    "bf16": {"memory": {"dtype": "bf16"}, "tune": {"mixed_precision": "bf16"}},
+    "low-memory": {
+        "memory": {"dtype": "bf16", "vae_frames": 1, "attention_frames": 1, "offload": True},
+        "tune": {"mixed_precision": "bf16", "recompute": "full"},
+    },
+}
+
+
+def edit_own_clip(params: Params, options: Namespace) -> None:
+    """Tunes on a clip and samples its edits, with everything that params.yaml says of model and method.
+
+    options: clip, a video, a GIF or a folder of frames; caption, "" to have BLIP-2 write it; edit, a list of prompts;
+    model, frames, stride, size, steps and out, None for what params.yaml, the clip and the memory at hand give; save, a
+    folder for the tuned weights and the noise, see `own.bundle`, or None.
+    Writes source.mp4, an mp4 of every edit, clips.webp, sheet.jpg and index.html into the folder `out`. Pieces are
+    those of the store: a second call with another prompt tunes nothing.
+    """
+    name = clip_name(options.clip.stem if options.clip.is_file() else options.clip.name)
+    caption = options.caption or _caption(options.clip, options.captioner)
+    settings, said = chosen(params, options)
+    edits = {clip_name(prompt): prompt for prompt in options.edit}
+    entry = {"source": settings.pop("source"), "caption": caption, "edits": edits}
+    try:
+        params = Params.model_validate(params.model_dump(mode="json") | settings | {"clips": {name: entry}})
+    except ValidationError as error:
+        raise InputError(explain(error)) from None
+    for text in said:
+        print(text)
+    make_ahead(params, edits_of, [(params, name)])  # of one clip nothing: it sets the number of threads
+    method, entry = Method(params), params.clips[name]
+    clips = {"source": read_frames(method.source(entry).folder)}
+    clips |= {edit: read_frames(method.edit(entry, prompt).folder) for edit, prompt in entry.edits.items()}
+    if options.save:
+        noise = method.start_noise(entry, method.start(entry, "inverted"))
+        kept = {"caption": caption, "tune": params.tune.model_dump(), "source": entry.source.model_dump()}
+        kept["inflate"] = params.inflate.model_dump() | {"seed": params.tune.seed}
+        pipe = method.pipe_on(entry, "save", params.edit.solver)
+        save_bundle(options.save, pipe, noise, params.model, **kept)
+    page = write_page(options.out or Path("results", "own", name), name, caption, entry.edits, clips, params.clip.fps)
+    print(f"open {page}; another --edit tunes nothing")
+
+
+def chosen(params: Params, options: Namespace) -> tuple[dict, list[str]]:
+    """The settings for a clip, sections of params.yaml and its source, and a line on each choice that was made."""
+    count, rate = count_frames(options.clip), frame_rate(options.clip)
+    settings = params.model_dump(mode="json")
+    model = options.model or params.model
+    frames, size = options.frames or params.clip.num_frames, options.size or settings["clip"]["size"]
+    said = []
+    if frames > count:
+        said.append(f"{options.clip} has {count} frames: all of them are taken, not {frames}")
+        frames = count
+    mode, fitting = fit_memory(params, model, frames, size)
+    if fitting < frames:
+        said.append(f"memory suffices for {fitting} frames of these {frames}: give --size for more of a smaller one")
+        frames = fitting
+    if MODES.get(mode):
+        said.append(f"mode {mode}: the fastest that fits into the memory at hand")
+    longest = max(1, (count - 1) // max(1, frames - 1))
+    stride = options.stride or min(longest, max(1, round(rate / RATE)) if rate else longest)
+    said.append(f"{frames} frames, every {stride}. of {count}, at {size} pixels; model {model}")
+    for section, values in MODES.get(mode, {}).items():
+        settings[section] |= values
+    settings["clip"] |= {"num_frames": frames, "size": size}
+    settings["tune"] |= {"steps": options.steps} if options.steps is not None else {}
+    changed = {section: settings[section] for section in ("clip", "tune", "memory")} | {"model": model}
+    return changed | {"source": {"path": str(options.clip), "start": 0, "stride": stride}}, said
+
+
+def fit_memory(params: Params, model: str, frames: int, size: int | list[int]) -> tuple[str, int]:
+    """The fastest of `MODES` in which a clip fits into the memory at hand, and how many of its frames do in it.
+
+    The mode is "", and all frames fit, of a model smaller than Stable Diffusion or where nothing was measured. Peaks
+    are those of benchmarks/results, by the line of benchmarks/memory.py.
+    """
+    rows = read("memory", RESULTS)
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            channels = UNet2DConditionModel.load_config(model, subfolder="unet")["block_out_channels"][0]
+        except (OSError, KeyError):  # loading the model says what is wrong with it
+            return "", frames
+    if channels < LARGE or rows.empty:
+        return "", frames
+    cuda = chosen_device(params) == "cuda"
+    space = (torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available) / 1e9 - RESERVE
+    pixels = size**2 if isinstance(size, int) else size[0] * size[1]
+    modes = [mode for mode in MODES if MODES[mode] or params.memory.dtype == "float32"]
+    lines = {mode: line(rows[(rows["mode"] == mode) & (rows["step"] == "tuning")]) for mode in modes}
+    known = {mode: fit for mode, fit in lines.items() if fit}
+    for count in [frames, *(count for count in (24, 16, 12, 8, 4, 2) if count < frames)]:
+        for mode, (held, per_pixel) in known.items():
+            if held + per_pixel * count * pixels <= space:
+                return mode, count
+    raise InputError(f"{space:.0f} GB of memory suffice for no clip of {size} pixels with {model}: lower --size")
+
+
+def write_page(folder: Path, name: str, caption: str, edits: dict, clips: dict, fps: float) -> Path:
+    """Writes clips {source and edits: f 3 h w in [0, 1]} as files to look at, and a page that plays them in step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for what, frames in clips.items():
+        write_clip(folder / f"{what}.mp4", frames, fps)
+    (folder / "clips.webp").write_bytes(figures.animate_clips([clips], fps))
+    indices = figures.pick_frames(len(clips["source"]), min(SHOWN, len(clips["source"])))
+    labels = {"source": caption} | edits
+    figures.write(
+        figures.strip({labels[what]: frames for what, frames in clips.items()}, indices), folder / "sheet.jpg"
+    )
+    template = Environment(loader=PackageLoader("own"), autoescape=True, undefined=StrictUndefined)
+    page = folder / "index.html"
+    page.write_text(template.get_template("clips.html").render(name=name, labels=labels), encoding="utf-8")
+    return page
+
+
+def _caption(clip: Path, model: str | None) -> str:
+    from footage.caption import BLIP2, Captioner  # seconds that a caption which is given does not need
+
+    caption = Captioner(model or BLIP2).caption(clip, count_frames(clip))
+    print(f"caption by BLIP-2: {caption}")
+    return caption

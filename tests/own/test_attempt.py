@@ -1,0 +1,122 @@
+"""`python -m studies try`: a clip of one's own, edited in one command."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from own import attempt
+from own.bundle import load_bundle
+from studies.__main__ import main
+from studies.settings import load_params
+from tav.clip import read_clip, read_frames, write_clip, write_frames
+
+FIRST, SECOND = "a circle is moving", "a square is moving on the beach"
+
+
+@pytest.fixture
+def clip(workplace):
+    """A video of 30 frames at 24 a second, of which every third is taken."""
+    frames = torch.rand(1, 3, 40, 56).repeat(30, 1, 1, 1) * torch.linspace(0.2, 1, 30)[:, None, None, None]
+    write_clip("My Clip.mp4", frames, fps=24)
+    return "My Clip.mp4"
+
+
+def attempted(*more: str) -> int:
+    return main(["try", "My Clip.mp4", "--caption", "a square is moving", *more])
+
+
+def pieces(kind: str) -> set[str]:
+    return {path.name for path in Path(".pieces", kind).glob("*")}
+
+
+def test_a_clip_is_edited_and_shown_and_a_further_prompt_tunes_nothing(clip, capsys):
+    assert attempted("--edit", FIRST) == 0
+    said = capsys.readouterr().out
+    assert "4 frames, every 3. of 30, at 32 pixels" in said
+    folder = Path("results/own/my-clip")
+    assert {path.name for path in folder.iterdir()} == {
+        "source.mp4", "a-circle-is-moving.mp4", "clips.webp", "sheet.jpg", "index.html"}  # fmt: skip
+    assert read_clip(folder / "a-circle-is-moving.mp4", 4, 32).shape == (4, 3, 32, 32)
+    weights, frames = pieces("weights"), pieces("frames")
+    assert len(weights) == len(frames) == 1
+
+    assert attempted("--edit", FIRST, "--edit", SECOND) == 0
+    assert pieces("weights") == weights and len(pieces("frames")) == 2
+    page = (folder / "index.html").read_text()
+    assert page.count("<video") == 3 and FIRST in page and "a-square-is-moving-on-the-beach.mp4" in page
+
+
+def test_weights_and_noise_are_saved_to_travel(clip):
+    assert attempted("--edit", FIRST, "--save", "kept") == 0
+    pipe, noise, settings = load_bundle("kept")
+    pipe.set_progress_bar_config(disable=True)
+    sampled = pipe(FIRST, noise, 2, guidance_scale=1.25, output_type="pt").frames[0]
+    (made,) = Path(".pieces/frames").glob("*")
+    assert (sampled - read_frames(made)).abs().max() < 0.003  # 8 bits
+    assert settings["caption"] == "a square is moving"
+
+
+def test_words_of_a_prompt_cannot_leave_the_page_or_the_folder(clip):
+    assert attempted("--edit", "<script>alert(1)</script>/../x", "--out", "shown") == 0
+    page = Path("shown/index.html").read_text()
+    assert "<script>alert" not in page and "&lt;script&gt;" in page
+    assert sorted(path.name for path in Path("shown").glob("*.mp4")) == ["script-alert-1-script-x.mp4", "source.mp4"]
+
+
+def test_options_go_before_the_settings_and_a_short_clip_is_taken_whole(workplace, capsys):
+    write_frames("My Clip.mp4", torch.rand(3, 3, 32, 32))  # a folder of that name
+    assert attempted("--edit", FIRST, "--size", "64", "--steps", "1", "--frames", "9", "--stride", "1") == 0
+    said = capsys.readouterr().out
+    assert "My Clip.mp4 has 3 frames: all of them are taken, not 9" in said and "at 64 pixels" in said
+    needs = [json.loads(path.read_text())["needs"] for path in Path(".pieces/weights").glob("*/piece.json")]
+    assert [(need["tune"]["steps"], need["num_frames"]) for need in needs] == [(1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["try", "none.mp4", "--caption", "a", "--edit", "b"], "none.mp4 does not exist"),
+        (["try", "My Clip.mp4", "--caption", "a"], "the following arguments are required: --edit"),
+        (["try", "My Clip.mp4", "--caption", "a", "--edit", " "], "clips.my-clip.edits.clip"),
+        (["try", "My Clip.mp4", "--caption", "a", "--edit", "source"], "cannot be a name"),
+        (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--frames", "0"], "0 is no number from 1 on"),
+        (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--size", "30"], "size 30x30 is no multiple"),
+        (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--stride", "20"], "set num_frames to at most 2"),
+        (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--model", "none"], "there is no model folder none"),
+        (["try", "My Clip.mp4", "--edit", "b", "--captioner", "none"], "cannot load BLIP-2 from none"),
+        (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--out", "My Clip.mp4"], "is a file where a folder"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(clip, words, line, capsys):
+    assert main(words) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert line in said[-1] and said[-1].startswith("error: ")
+
+
+def test_memory_at_hand_chooses_the_mode_and_the_frames_of_a_large_model(workplace, monkeypatch):
+    rows = [
+        {"mode": mode, "step": "tuning", "frames": frames, "size": 512, "peak GB": held + frames * each}
+        for mode, (held, each) in {"float32": (7, 2.5), "bf16": (4, 1.2), "low-memory": (3, 0.6)}.items()
+        for frames in (2, 4, 8)
+    ]
+    monkeypatch.setattr(attempt, "read", lambda kind, results: pd.DataFrame(rows))
+    monkeypatch.setattr(attempt.UNet2DConditionModel, "load_config", lambda *_, **__: {"block_out_channels": (320,)})
+
+    def fitting(gigabytes: float, frames: int = 24) -> tuple[str, int]:
+        free = type("Free", (), {"available": (gigabytes + attempt.RESERVE) * 1e9})
+        monkeypatch.setattr(attempt.psutil, "virtual_memory", lambda: free)
+        return attempt.fit_memory(load_params(), "any", frames, 512)
+
+    assert fitting(100) == ("float32", 24)
+    assert fitting(40) == ("bf16", 24)
+    assert fitting(18) == ("low-memory", 24)
+    assert fitting(10.5) == ("low-memory", 12)
+    with pytest.raises(attempt.InputError, match="suffice for no clip"):
+        fitting(2)
+
+
+def test_a_small_model_takes_all_frames_whatever_the_memory(workplace):
+    assert attempt.fit_memory(load_params(), "models/tiny", 4, 32) == ("", 4)
