@@ -18,7 +18,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -83,14 +83,14 @@ def compare(
     again: bool = False,
     has_time: Callable[[], bool] = lambda: True,
     written: Path | None = None,
+    codes: Iterable[str] = (*RELEASED, *OURS),
 ) -> None:
     """Measures every step of every code that is not there yet, while there is time; without `paths`, of ours alone.
 
     written: the folder of its rows, by default benchmarks/results.
     """
     file, what = results("released", device, written)
-    codes = (*(RELEASED if paths else ()), *OURS)
-    for code in codes:
+    for code in (code for code in codes if paths or code in OURS):
         for step in STEPS:
             key = what | {"frames": frames, "size": size, "code": code, "step": step}
             done = any(of_key(row, key) for row in recorded(file))
@@ -136,6 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("released", type=Path, help="a checkout of showlab/Tune-A-Video")
     parser.add_argument("libraries", type=Path, help="the folder with diffusers 0.11.1 and huggingface_hub 0.23.5")
     parser.add_argument("--sizes", nargs="+", metavar="FxS", help="frames and pixels, such as 4x128 or 24x512")
+    parser.add_argument("--codes", nargs="+", choices=(*RELEASED, *OURS), default=(*RELEASED, *OURS))
     parser.add_argument("--folder", type=Path, default=Path(".state/full-size"), help="of our model (6 GB)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU if there is one")
     parser.add_argument("--again", action="store_true", help="measure what is there already, too")
@@ -149,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
         full_size.save_model(options.folder)
         paths = [str(options.libraries.resolve()), str(options.released.resolve())]
         for frames, size in map(frames_and_size, sizes):
-            compare(frames, size, device, paths, options.folder, options.again)
+            compare(frames, size, device, paths, options.folder, options.again, codes=options.codes)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
