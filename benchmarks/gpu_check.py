@@ -123,11 +123,10 @@ class Check:
             return
         found = alone(function, *arguments)
         found = {"memory sufficed": 0.0} if found is None else found
-        for what, value in found.items():
-            print(f"{part}: {what} {value:.4g}", flush=True)
         rows += [self.key | {"part": part, "what": what, "value": value} for what, value in found.items()]
         self.file.parent.mkdir(exist_ok=True)
         pd.DataFrame(rows).to_csv(self.file, index=False, float_format="%.5g")
+        print(f"{part}: measured", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -157,7 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, NumericalError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(pd.DataFrame(full_size.recorded(check.file)).drop(columns=list(check.key)).to_string(index=False))
+    for row in full_size.recorded(check.file):
+        print(f"{row['part']}: {row['what']} {row['value']:.4g}")
     if check.skipped:
         print(f"{check.skipped} measurements did not fit into {options.minutes:g} minutes: start it again")
     return int(check.skipped > 0)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -30,8 +31,8 @@ def make_ahead(params: Params, make: Callable, jobs: Sequence[tuple]) -> None:
     missing = [job for job in jobs if not _is_finished(make, job)]
     if len(missing) < 2:
         return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["studies.method"])  # imported once, not in every process
+    # A fork has everything imported; nothing was computed here, so that no thread is missing in it.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     workers = min(count, len(missing))
     with interrupt.unwinding(), ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
         with interrupt.held():  # else it may come when there is a process that nobody knows yet

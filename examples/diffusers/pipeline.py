@@ -10,13 +10,13 @@
 
 from diffusers import DDIMScheduler
 
+import tav.pipeline  # the module: diffusers wants one pipeline among a file's names
 from tav.checkpoint import load_tuned, save_tuned
 from tav.model import inflate
-from tav.pipeline import TuneAVideoPipeline
 from tav.tune import tune
 
 
-class TuneAVideoCustomPipeline(TuneAVideoPipeline):
+class TuneAVideoCustomPipeline(tav.pipeline.TuneAVideoPipeline):
     """A `TuneAVideoPipeline` that inflates the image model it is given, with what the library does as methods.
 
     num_frames, norm, attention, temporal, seed: see `tav.model.inflate`; they are saved with the pipeline.

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers.utils import export_to_video
 from tqdm import tqdm
 
 from tav import load_pipeline, read_clip, save_tuned, tune
+from tav.clip import write_clip
 from tav.errors import InputError, NumericalError
 
 HALF = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> None:
     save_tuned(pipe, args.output_dir / "tuned.safetensors")
     noise = pipe.invert(pipe.encode_clip(clip), args.num_inference_steps) if args.validation_prompt else None
     for number, prompt in enumerate(args.validation_prompt):
-        frames = pipe(prompt, noise, args.num_inference_steps, args.guidance_scale).frames[0]  # a list of PIL pictures
-        export_to_video(frames, str(args.output_dir / f"validation-{number}.mp4"), fps=args.fps)
+        frames = pipe(prompt, noise, args.num_inference_steps, args.guidance_scale, output_type="pt").frames[0]
+        write_clip(args.output_dir / f"validation-{number}.mp4", frames, args.fps)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_lines_gather_in_a_file(edited, capsys):
         (["score", "none", "--source", "square.mp4", *PROMPT], "none does not exist"),
         (["score", "edited", "--source", "none.mp4", *PROMPT], "none.mp4 does not exist"),
         (["score", "edited", *PROMPT], "the following arguments are required: --source"),
-        (["score", "edited", "--source", "square.mp4", *PROMPT, "--stride", "9"], "set stride to at most 1"),
+        (["score", "edited", "--source", "square.mp4", *PROMPT, "--stride", "9"], "or stride to at most 1"),
         (["score", "edited", "--source", "square.mp4", "--prompt", " "], "--prompt is empty"),
         (["score", "edited", "--source", "square.mp4", *PROMPT, "--start", "-1"], "-1 is no number from 0 on"),
     ],
