@@ -71,7 +71,10 @@ class Store:
             return None
         os.utime(record)
         with loading(record, f"delete {record.parent}, it is made again"):
-            return Piece(record.parent, json.loads(record.read_text())["digest"])
+            written = json.loads(record.read_text())
+            if not isinstance(written, dict) or not isinstance(written["digest"], str):
+                raise ValueError("it is no record of a piece")
+            return Piece(record.parent, written["digest"])
 
     def take(self, kind: str, needs: Mapping, code: tuple[Callable | str, ...], make: Callable[[Path], None]) -> Piece:
         """The piece of these needs; where there is none, `make` writes its files into a folder.

@@ -151,7 +151,7 @@ def test_without_tuning_steps_the_notebook_shows_what_there_is(results, set_para
     assert "nothing was tuned" in shown and json.loads(Path("results/notebooks/02_results/metrics.json").read_text())
 
 
-@pytest.mark.parametrize("content", ["", "garbage", "{}"])
+@pytest.mark.parametrize("content", ["", "garbage", "{}", "[]", "3", '{"digest": 3}', '{"digest": null}'])
 def test_a_piece_whose_record_is_broken_is_named(says, content):
     assert studies(["tune"]) == 0
     for kind in ("source", "posterior", "weights"):
