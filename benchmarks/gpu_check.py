@@ -59,12 +59,12 @@ SMALL = {  # the stand-in's model: V1_4 with one layer a block and few channels
 SMALL_SIZES = ((2, 64), (3, 64))
 
 
-def parity(device: str) -> dict[str, float]:
-    """How many of the parity tests pass on the device, and how many do not."""
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-o", "addopts=", PARITY]
+def parity(device: str, tests: str) -> dict[str, float]:
+    """How many of the parity tests, a file, pass on the device, and how many do not."""
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-o", "addopts=", tests]
     done = subprocess.run(command, env=os.environ | {"PARITY_DEVICE": device}, capture_output=True, text=True)
     if done.returncode not in (0, 1):
-        raise InputError(f"{PARITY} does not run: {(done.stdout + done.stderr).splitlines()[-1]}")
+        raise InputError(f"{tests} does not run: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
     ended = re.findall(r"^(.*::\S+) (PASSED|FAILED|ERROR)", done.stdout, re.MULTILINE)
     for test, how in ended:
         if how != "PASSED":
@@ -73,18 +73,18 @@ def parity(device: str) -> dict[str, float]:
     return {"tests passed": passed, "tests failed": len(ended) - passed}
 
 
-def tuning(params: Params) -> dict[str, float]:
+def tuning(params: Params, steps: int) -> dict[str, float]:
     """The miniature's tuning in one mode: mean loss of the steps, seconds of one after the first, peak memory in GB."""
     pipe = load_model(params)
     entry = next(iter(params.clips.values()))
     clip = read_clip(entry.source.path, params.clip.num_frames, params.clip.size, **window(entry))
     held, losses, laps = reset_peak_memory(), [], [time.perf_counter()]
-    for _, loss in tune(pipe, clip, entry.caption, **params.tune.model_dump() | {"steps": STEPS}):
+    for _, loss in tune(pipe, clip, entry.caption, **params.tune.model_dump() | {"steps": steps}):
         losses.append(loss)
         synchronize()
         laps.append(time.perf_counter())
-    mean = sum(losses) / STEPS
-    return {"loss": mean, "seconds per step": (laps[-1] - laps[1]) / (STEPS - 1), "peak GB": peak_memory() - held}
+    mean = sum(losses) / steps
+    return {"loss": mean, "seconds per step": (laps[-1] - laps[1]) / (steps - 1), "peak GB": peak_memory() - held}
 
 
 def window(entry) -> dict[str, int]:
@@ -145,11 +145,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError("no GPU can be used: --device cpu --small runs the same parts in little")
         check = Check(options.device, options.minutes, options.folder.parent if options.small else RESULTS)
         params = load_params().model_copy(update={"device": options.device})
-        check.take("parity", parity, options.device)
+        check.take("parity", parity, options.device, PARITY)
         for mode, changes in MODES.items():
             sections = {name: values for name, values in changes.items() if isinstance(values, dict)}
             compiled = {"compile": changes.get("compile", False)}
-            check.take(f"tuning, {mode}", tuning, changed(params, **sections).model_copy(update=compiled))
+            check.take(f"tuning, {mode}", tuning, changed(params, **sections).model_copy(update=compiled), STEPS)
         for device in dict.fromkeys((options.device, "cpu")):
             check.take(f"a clip, {device}", whole_clip, params.model_copy(update={"device": device}))
         at_full_size(check, options)
