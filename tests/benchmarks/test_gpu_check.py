@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import gpu_check, released
 from tests.benchmarks.test_full_size import TINY
+from tests.tiny_clip import save_clip
 
 
 @pytest.fixture
@@ -20,7 +21,8 @@ def little(workplace, set_params, monkeypatch):
     tests = workplace / "test_parity.py"
     tests.write_text("def test_equal():\n    pass\n\n\ndef test_other():\n    raise AssertionError\n")
     monkeypatch.setattr(gpu_check, "PARITY", str(tests))
-    set_params({"clip.num_frames": 2})
+    save_clip(Path("clip"))
+    set_params({"clip.num_frames": 2, "score.clip_model": "clip"})
     return ["--device", "cpu", "--small", "--folder", str(workplace / "full/model")]
 
 

@@ -42,7 +42,7 @@ def test_the_generated_parts_are_written_and_the_rest_stays(pages):
     write_readme(None)
     assert outdated() == []
     text = Path("README.md").read_text()
-    assert text.startswith("before\n<!-- findings -->\n- Of") and text.endswith("<!-- end of changes -->\nafter\n")
+    assert text.startswith("before\n<!-- findings -->\n- Of") and text.endswith("<!-- end of speed -->\nafter\n")
     assert "out of date" not in text
     write_readme(None)
     assert Path("README.md").read_text() == text
