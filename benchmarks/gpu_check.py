@@ -1,4 +1,4 @@
-"""What one lent GPU can say in nine minutes: whether the method is right there, how fast, and in how much memory.
+"""What nine minutes of a GPU can say: whether the method is right there, how fast, and in how much memory.
 
     make gpu-check                                                    # on a GPU
     python -m benchmarks.gpu_check --released RELEASED LIBRARIES      # beside the released code, see released.py
