@@ -23,11 +23,10 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from ruamel.yaml import YAML
 
-from benchmarks.cost import machine
+from benchmarks.cost import RESULTS, machine
 from studies.store import FOLDER, RECORD
 from tav import interrupt
 
-RESULTS = Path(__file__).parent.resolve() / "results"
 LEFT_OUT = (".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache")
 PROMPT = "a line drawing of a bus in space"
 

@@ -225,12 +225,16 @@ def once(file: Path, key: dict, again: bool, function: Callable, *arguments) -> 
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
         )
     )
+    write_rows(file, [row for row in rows if not of_key(row, key)] + [row])
+    return row
+
+
+def write_rows(file: Path, rows: list[dict], digits: int = 4) -> None:
+    """Writes the rows of a file, whole or not at all."""
     unfinished = file.with_suffix(".partial")
     file.parent.mkdir(exist_ok=True)
-    table = pd.DataFrame([row for row in rows if not of_key(row, key)] + [row])
-    table.to_csv(unfinished, index=False, float_format="%.4g")
+    pd.DataFrame(rows).to_csv(unfinished, index=False, float_format=f"%.{digits}g")
     os.replace(unfinished, file)
-    return row
 
 
 def recorded(file: Path) -> list[dict]:

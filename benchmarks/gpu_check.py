@@ -39,13 +39,13 @@ from tav.errors import InputError, NumericalError
 from tav.tune import tune
 
 PARITY = "tests/tav/test_parity.py"
-HALF = {mode: {"memory": {"dtype": mode}, "tune": {"mixed_precision": mode}} for mode in ("bf16", "fp16")}
 MODES = {  # of the miniature: what is changed in params.yaml
     "float32": {},
     "recompute none": {"tune": {"recompute": "none"}},
     "recompute feed-forward": {"tune": {"recompute": "feed-forward"}},
     "recompute full": {"tune": {"recompute": "full"}},
-    **HALF,
+    "bf16": full_size.BF16,
+    "fp16": {"memory": {"dtype": "fp16"}, "tune": {"mixed_precision": "fp16"}},
     "offload": {"memory": {"offload": True}},
     "compile": {"compile": True},
 }
@@ -77,7 +77,9 @@ def tuning(params: Params, steps: int) -> dict[str, float]:
     """The miniature's tuning in one mode: mean loss of the steps, seconds of one after the first, peak memory in GB."""
     pipe = load_model(params)
     entry = next(iter(params.clips.values()))
-    clip = read_clip(entry.source.path, params.clip.num_frames, params.clip.size, **window(entry))
+    clip = read_clip(
+        entry.source.path, params.clip.num_frames, params.clip.size, **entry.source.model_dump(exclude={"path"})
+    )
     held, losses, laps = reset_peak_memory(), [], [time.perf_counter()]
     for _, loss in tune(pipe, clip, entry.caption, **params.tune.model_dump() | {"steps": steps}):
         losses.append(loss)
@@ -85,10 +87,6 @@ def tuning(params: Params, steps: int) -> dict[str, float]:
         laps.append(time.perf_counter())
     mean = sum(losses) / steps
     return {"loss": mean, "seconds per step": (laps[-1] - laps[1]) / (steps - 1), "peak GB": peak_memory() - held}
-
-
-def window(entry) -> dict[str, int]:
-    return {"start": entry.source.start, "stride": entry.source.stride}
 
 
 def whole_clip(params: Params) -> dict[str, float]:
@@ -124,8 +122,7 @@ class Check:
         found = alone(function, *arguments)
         found = {"memory sufficed": 0.0} if found is None else found
         rows += [self.key | {"part": part, "what": what, "value": value} for what, value in found.items()]
-        self.file.parent.mkdir(exist_ok=True)
-        pd.DataFrame(rows).to_csv(self.file, index=False, float_format="%.5g")
+        full_size.write_rows(self.file, rows, digits=5)
         print(f"{part}: measured", flush=True)
 
 

@@ -3,7 +3,7 @@
     git clone https://github.com/showlab/Tune-A-Video RELEASED          # HEAD is 7d4a89a
     pip install --no-deps --target LIBRARIES diffusers==0.11.1 huggingface_hub==0.23.5
     python -m benchmarks.released RELEASED LIBRARIES --sizes 4x128 4x256 8x256
-    python -m publish readme                                            # the table of docs/memory-and-speed.md from it
+    python -m publish readme                                            # the tables of README.md and docs/ from it
 
 Both have the architecture of Stable Diffusion v1-4 with random weights. Theirs runs as its script does: the VAE at
 every tuning step, gradient checkpointing, AdamW over all parameters. It runs without its text encoder, which does not

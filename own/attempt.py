@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ValidationError
 
+from benchmarks import full_size
 from benchmarks.memory import line
 from benchmarks.tables import RESULTS, read
 from footage.lists import clip_name, count_frames, frame_rate
@@ -27,13 +28,10 @@ SHOWN = 8  # frames of a row of the contact sheet, at most
 RATE = 8  # frames a second that are taken of a video, about: those that a clip is shown at
 LARGE = 320  # channels of the first level of Stable Diffusion: what memory was measured of
 RESERVE = 1.0  # GB that stay free
-MODES = {  # of benchmarks/memory.py, the fastest first: what they change in params.yaml
-    "float32": {},  # params.yaml as it is
-    "bf16": {"memory": {"dtype": "bf16"}, "tune": {"mixed_precision": "bf16"}},
-    "low-memory": {
-        "memory": {"dtype": "bf16", "vae_frames": 1, "attention_frames": 1, "offload": True},
-        "tune": {"mixed_precision": "bf16", "recompute": "full"},
-    },
+MODES = {  # as benchmarks/memory.py names them, the fastest first: what they change in params.yaml, if anything
+    "float32": {},
+    "bf16": full_size.MODES["bf16-lean"],
+    "low-memory": full_size.MODES["low-memory"],
 }
 
 

@@ -13,7 +13,7 @@ from tests.tiny_clip import save_clip
 @pytest.fixture
 def little(workplace, set_params, monkeypatch):
     """A check of one mode and of one step at full size, whose parity tests are one that passes and one that fails."""
-    monkeypatch.setattr(gpu_check, "MODES", {"float32": {}, "bf16": gpu_check.HALF["bf16"]})
+    monkeypatch.setattr(gpu_check, "MODES", {"float32": {}, "bf16": gpu_check.MODES["bf16"]})
     monkeypatch.setattr(gpu_check, "STEPS", 2)
     monkeypatch.setattr(gpu_check, "SMALL", TINY)
     monkeypatch.setattr(gpu_check, "SMALL_SIZES", ((2, 64),))
