@@ -5,11 +5,11 @@
     python -m benchmarks.gpu_check --device cpu --small --minutes 3   # a stand-in: the same parts, in little
 
 Its parts, in this order: parity with the released code's numbers (the tests of tests/tav/test_parity.py on the device);
-tuning the miniature in every precision and memory mode; a clip of the miniature end to end, with its scores there and
-on the CPU; Stable Diffusion at full size, 24 and 32 frames of 512x512, in every memory mode. What is measured is
-written at once, into results/gpu-check-DEVICE.csv and results/released-DEVICE.csv (a stand-in's: --folder), and not
-measured again: started anew, the check goes on where time or the machine ended it. Exit code 1: not all of it fitted
-into the time.
+Stable Diffusion at full size, 24 frames of 512x512, in every memory mode; a clip of the miniature end to end, with its
+scores there and on the CPU; tuning the miniature in every precision and memory mode; 32 frames at full size. What is
+measured is written at once, into results/gpu-check-DEVICE.csv and results/released-DEVICE.csv (a stand-in's: --folder),
+and not measured again: started anew, the check goes on where time or the machine ended it. Exit code 1: not all of it
+fitted into the time.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -143,13 +143,15 @@ def main(arguments: list[str] | None = None) -> int:
         check = Check(options.device, options.minutes, options.folder.parent if options.small else RESULTS)
         params = load_params().model_copy(update={"device": options.device})
         check.take("parity", parity, options.device, PARITY)
+        first, *others = SMALL_SIZES if options.small else SIZES
+        at_full_size(check, options, [first])
+        for device in dict.fromkeys((options.device, "cpu")):
+            check.take(f"a clip, {device}", whole_clip, params.model_copy(update={"device": device}))
         for mode, changes in MODES.items():
             sections = {name: values for name, values in changes.items() if isinstance(values, dict)}
             compiled = {"compile": changes.get("compile", False)}
             check.take(f"tuning, {mode}", tuning, changed(params, **sections).model_copy(update=compiled), STEPS)
-        for device in dict.fromkeys((options.device, "cpu")):
-            check.take(f"a clip, {device}", whole_clip, params.model_copy(update={"device": device}))
-        at_full_size(check, options)
+        at_full_size(check, options, others)
     except (InputError, NumericalError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -160,11 +162,14 @@ def main(arguments: list[str] | None = None) -> int:
     return int(check.skipped > 0)
 
 
-def at_full_size(check: Check, options: argparse.Namespace) -> None:
-    """Steps of Stable Diffusion's size, ours in every mode and, if it is there, the released code's."""
+def at_full_size(check: Check, options: argparse.Namespace, sizes: Iterable[tuple[int, int]]) -> None:
+    """Steps of Stable Diffusion's size, ours in every mode and, if it is there, the released code's.
+
+    sizes: frames and pixels of clips.
+    """
     full_size.save_model(options.folder, SMALL if options.small else None)
     paths = [str(path.resolve()) for path in reversed(options.released)] if options.released else []
-    for frames, size in SMALL_SIZES if options.small else SIZES:
+    for frames, size in sizes:
         written = check.file.parent
         released.compare(frames, size, options.device, paths, options.folder, False, check.has_time, written)
 

@@ -6,9 +6,10 @@
     python -m publish readme                                            # the tables of README.md and docs/ from it
 
 Both have the architecture of Stable Diffusion v1-4 with random weights. Theirs runs as its script does: the VAE at
-every tuning step, gradient checkpointing, AdamW over all parameters. It runs without its text encoder, which does not
-import beside today's libraries: its tuning steps are shorter by that. Every measurement is a process of its own. What
-is in benchmarks/results/released-DEVICE.csv already is not measured again.
+every tuning step, gradient checkpointing, AdamW over all parameters; on a GPU in fp16, with torch's kernels of
+memory-efficient attention in the place of xformers'. It runs without its text encoder, which does not import beside
+today's libraries: its tuning steps are shorter by that. Every measurement is a process of its own. What is in
+benchmarks/results/released-DEVICE.csv already is not measured again.
 """
 
 import argparse

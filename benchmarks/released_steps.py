@@ -9,12 +9,15 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 request = json.loads(sys.argv[1])
 for name in request.pop("without"):
     sys.modules[name] = None  # what is not there, diffusers does without
 
+import diffusers.models.attention  # noqa: E402
 import torch  # noqa: E402
+import tuneavideo.models.attention  # noqa: E402
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler  # noqa: E402
 from tuneavideo.models.unet import UNet3DConditionModel  # noqa: E402
 
@@ -82,6 +85,21 @@ def edit(unet, text, latents, laps: Laps, count: int, device: str) -> None:
         laps.lap()
 
 
+def attend(query, key, value, attn_bias=None):
+    """What xformers computes, (b, n, d) each, by the kernels that are in torch today."""
+    options = {"attn_mask": attn_bias}
+    return torch.nn.functional.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], **options)[:, 0]
+
+
+def save_memory(unet) -> None:
+    """As its configurations ask for on a GPU: attention of frames and of text by xformers, that over time without."""
+    for module in (diffusers.models.attention, tuneavideo.models.attention):
+        module.xformers = SimpleNamespace(ops=SimpleNamespace(memory_efficient_attention=attend))
+    for name, module in unet.named_modules():
+        if name.endswith(("attn1", "attn2")):
+            module._use_memory_efficient_attention_xformers = True
+
+
 def half(device: str):
     """Its configurations' mixed precision, fp16, on a GPU."""
     return torch.autocast("cuda", torch.float16) if device == "cuda" else nullcontext()
@@ -100,7 +118,10 @@ def main(step: str, device: str, frames: int, size: int, count: int, checkpointi
     torch.manual_seed(0)
     blocks = {"down_block_types": ("CrossAttnDownBlock3D",) * 3 + ("DownBlock3D",),
               "up_block_types": ("UpBlock3D",) + ("CrossAttnUpBlock3D",) * 3}  # fmt: skip
-    unet = UNet3DConditionModel(**models["unet"], **blocks)
+    with torch.device(device):
+        unet = UNet3DConditionModel(**models["unet"], **blocks)
+    if device == "cuda":
+        save_memory(unet)
     unet.requires_grad_(False)
     for name, module in unet.named_modules():
         if name.endswith(TUNED):
@@ -110,7 +131,8 @@ def main(step: str, device: str, frames: int, size: int, count: int, checkpointi
     laps, latents = Laps(), torch.randn(1, 4, frames, size // 8, size // 8, device=device)
     if step == "tune":
         dtype = torch.float16 if device == "cuda" else torch.float32
-        vae = AutoencoderKL(**models["vae"]).requires_grad_(False).to(device, dtype)
+        with torch.device(device):
+            vae = AutoencoderKL(**models["vae"]).requires_grad_(False).to(dtype)
         clip = torch.rand(frames, 3, size, size, device=device, dtype=dtype) * 2 - 1
         encoder = torch.ones(TEXT_ENCODER, device=device, dtype=dtype)  # noqa: F841  held, as its script holds it
         if checkpointing:
