@@ -266,8 +266,11 @@ def shape(params: Params) -> tuple[int, int, int]:
 
 def alone(function: Callable, *arguments):
     """What a function returns in a process of its own; None where memory does not suffice."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "studies.models", "pandas"])  # imported once, not in every process
+    if torch.cuda.is_available():  # what is imported may have touched the GPU, and CUDA cannot be forked then
+        context = multiprocessing.get_context("spawn")
+    else:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", "studies.models", "pandas"])  # imported once, not in every process
     with interrupt.unwinding(), ProcessPoolExecutor(1, context) as process:
         with interrupt.held():  # else it may come when there is a process that nobody knows yet
             future = process.submit(function, *arguments)

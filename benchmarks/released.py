@@ -55,7 +55,7 @@ def measure_released(step: str, frames: int, size: int, device: str, checkpointi
     """
     request = {"step": step, "device": device, "frames": frames, "size": size, "checkpointing": checkpointing}
     request |= {"without": WITHOUT, "count": COUNT[step], "models": {part: V1_4[part] for part in ("unet", "vae")}}
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "USE_TF": "0", "USE_FLAX": "0"}
     command = [sys.executable, str(CHILD), json.dumps(request)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode < 0 or "out of memory" in done.stderr.lower():

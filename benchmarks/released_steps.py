@@ -15,9 +15,7 @@ request = json.loads(sys.argv[1])
 for name in request.pop("without"):
     sys.modules[name] = None  # what is not there, diffusers does without
 
-import diffusers.models.attention  # noqa: E402
 import torch  # noqa: E402
-import tuneavideo.models.attention  # noqa: E402
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler  # noqa: E402
 from tuneavideo.models.unet import UNet3DConditionModel  # noqa: E402
 
@@ -87,14 +85,14 @@ def edit(unet, text, latents, laps: Laps, count: int, device: str) -> None:
 
 def attend(query, key, value, attn_bias=None):
     """What xformers computes, (b, n, d) each, by the kernels that are in torch today."""
-    options = {"attn_mask": attn_bias}
-    return torch.nn.functional.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], **options)[:, 0]
+    heads = query[:, None], key[:, None], value[:, None]
+    return torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=attn_bias)[:, 0]
 
 
 def save_memory(unet) -> None:
     """As its configurations ask for on a GPU: attention of frames and of text by xformers, that over time without."""
-    for module in (diffusers.models.attention, tuneavideo.models.attention):
-        module.xformers = SimpleNamespace(ops=SimpleNamespace(memory_efficient_attention=attend))
+    for name in ("diffusers.models.attention", "tuneavideo.models.attention"):
+        sys.modules[name].xformers = SimpleNamespace(ops=SimpleNamespace(memory_efficient_attention=attend))
     for name, module in unet.named_modules():
         if name.endswith(("attn1", "attn2")):
             module._use_memory_efficient_attention_xformers = True

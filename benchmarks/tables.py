@@ -68,8 +68,9 @@ def beside_released(results: Path = RESULTS) -> str:
 
 
 def speed(results: Path = RESULTS) -> str:
-    """Of the same, only the released code as its script runs and the defaults here."""
-    return _all("released", results, lambda rows: _ratios(rows[rows["code"].isin(["released", "here"])]),
+    """Of the same, only the released code as its script runs, and the defaults here, in half precision too."""
+    shown = ["released", "here", "here, bf16"]
+    return _all("released", results, lambda rows: _ratios(rows[rows["code"].isin(shown)]),
                 "python -m benchmarks.released")  # fmt: skip
 
 

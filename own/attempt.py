@@ -2,6 +2,8 @@
 
 import warnings
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -9,18 +11,22 @@ import torch
 from diffusers import UNet2DConditionModel
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ValidationError
+from torch import Tensor
 
 from benchmarks import full_size
 from benchmarks.memory import line
 from benchmarks.tables import RESULTS, read
 from footage.lists import clip_name, count_frames, frame_rate
+from measures.clips import ClipEntry
+from own.background import read_mask
 from own.bundle import save_bundle
+from own.method import OwnMethod
 from publish import figures
 from studies.ahead import make_ahead
-from studies.method import Method
 from studies.models import chosen_device
 from studies.settings import Params, explain
 from studies.stages import edits_of
+from studies.store import Piece
 from tav.clip import read_frames, write_clip
 from tav.errors import InputError
 
@@ -39,11 +45,15 @@ def edit_own_clip(params: Params, options: Namespace) -> None:
     """Tunes on a clip and samples its edits, with everything that params.yaml says of model and method.
 
     options: clip, a video, a GIF or a folder of frames; caption, "" to have BLIP-2 write it; edit, a list of prompts;
-    model, frames, stride, size, steps and out, None for what params.yaml, the clip and the memory at hand give; save, a
-    folder for the tuned weights and the noise, see `own.bundle`, or None.
+    model, frames, stride, size, steps and out, None for what params.yaml, the clip and the memory at hand give;
+    until_learnt, window and overlap, see `OwnMethod`; preview, steps between looks at the first edit, or None; keep,
+    words of the caption or a mask's file, what alone is changed, or None; save, a folder for the tuned weights and the
+    noise, see `own.bundle`, or None.
     Writes source.mp4, an mp4 of every edit, clips.webp, sheet.jpg and index.html into the folder `out`. Pieces are
     those of the store: a second call with another prompt tunes nothing.
     """
+    if options.save and options.window:
+        raise InputError("--save keeps a model that takes its clip at once: leave out --window or --save")
     name = clip_name(options.clip.stem if options.clip.is_file() else options.clip.name)
     caption = options.caption or _caption(options.clip, options.captioner)
     settings, said = chosen(params, options)
@@ -56,17 +66,36 @@ def edit_own_clip(params: Params, options: Namespace) -> None:
     for text in said:
         print(text)
     make_ahead(params, edits_of, [(params, name)])  # of one clip nothing: it sets the number of threads
-    method, entry = Method(params), params.clips[name]
+    entry, folder = params.clips[name], options.out or Path("results", "own", name)
+
+    def show_preview(step: int, frames: Tensor) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"preview-{step:04}.webp").write_bytes(figures.animate({"": frames}, params.clip.fps))
+
+    windows = {"window": options.window, "overlap": options.overlap} if options.window else {}
+    looks = {"look_every": options.preview, "look": show_preview}
+    method = OwnMethod(params, until_learnt=options.until_learnt, **windows, **looks)
+    edit = _keeping(method, params, entry, options.keep) if options.keep else method.edit
     clips = {"source": read_frames(method.source(entry).folder)}
-    clips |= {edit: read_frames(method.edit(entry, prompt).folder) for edit, prompt in entry.edits.items()}
+    clips |= {name: read_frames(edit(entry, prompt).folder) for name, prompt in entry.edits.items()}
     if options.save:
         noise = method.start_noise(entry, method.start(entry, "inverted"))
         kept = {"caption": caption, "tune": params.tune.model_dump(), "source": entry.source.model_dump()}
         kept["inflate"] = params.inflate.model_dump() | {"seed": params.tune.seed}
         pipe = method.pipe_on(entry, "save", params.edit.solver)
         save_bundle(options.save, pipe, noise, params.model, **kept)
-    page = write_page(options.out or Path("results", "own", name), name, caption, entry.edits, clips, params.clip.fps)
+    page = write_page(folder, name, caption, entry.edits, clips, params.clip.fps)
     print(f"open {page}; another --edit tunes nothing")
+
+
+def _keeping(method: OwnMethod, params: Params, entry: ClipEntry, keep: str) -> Callable[[ClipEntry, str], Piece]:
+    """`method.edit` that changes nothing but what `keep`, a mask's file or words of the caption, says."""
+    if not Path(keep).exists():
+        return partial(method.edit_inside, words=keep)
+    clip, source = params.clip, entry.source
+    size = (clip.size, clip.size) if isinstance(clip.size, int) else tuple(clip.size)
+    mask = read_mask(Path(keep), clip.num_frames, size, clip.fit, source.start, source.stride)
+    return partial(method.edit_inside, mask=mask)
 
 
 def chosen(params: Params, options: Namespace) -> tuple[dict, list[str]]:
@@ -79,8 +108,11 @@ def chosen(params: Params, options: Namespace) -> tuple[dict, list[str]]:
     if frames > count:
         said.append(f"{options.clip} has {count} frames: all of them are taken, not {frames}")
         frames = count
-    mode, fitting = fit_memory(params, model, frames, size)
-    if fitting < frames:
+    at_once = min(frames, options.window or frames)
+    mode, fitting = fit_memory(params, model, at_once, size)
+    if fitting < at_once and options.window:
+        raise InputError(f"memory suffices for windows of {fitting} frames: give --window {fitting}, or lower --size")
+    if fitting < at_once:
         said.append(f"memory suffices for {fitting} frames of these {frames}: give --size for more of a smaller one")
         frames = fitting
     if MODES.get(mode):

@@ -30,6 +30,14 @@ TRY = {
     "--stride": {"type": count, "help": "every so manieth frame; by default about 8 a second"},
     "--size": {"type": count, "help": "pixels of a side; by default clip.size"},
     "--steps": {"type": count, "help": "of tuning; by default tune.steps"},
+    "--until-learnt": {"action": "store_true", "help": "end tuning when the clip is learnt; --steps is the most"},
+    "--preview": {"type": count, "metavar": "STEPS", "help": "a rough look at the first edit every so many steps"},
+    "--keep": {
+        "metavar": "WORDS|MASK",
+        "help": "change only what words of the caption mean, or what is white in a mask",
+    },
+    "--window": {"type": count, "metavar": "FRAMES", "help": "frames at once, of a longer clip"},
+    "--overlap": {"type": whole, "default": 2, "metavar": "FRAMES", "help": "that two windows share; by default 2"},
     "--out": {"type": Path, "help": "the folder that gets clips and page; by default results/own/NAME"},
     "--save": {"type": Path, "help": "a folder that gets tuned weights and noise, to share or load elsewhere"},
 }

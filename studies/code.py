@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-PACKAGES = ("tav", "measures", "peers", "studies", "benchmarks")
+PACKAGES = ("tav", "measures", "peers", "studies", "benchmarks", "own")
 
 
 @cache

@@ -12,6 +12,7 @@ from own.bundle import load_bundle
 from studies.__main__ import main
 from studies.settings import load_params
 from tav.clip import read_clip, read_frames, write_clip, write_frames
+from tests import tiny_clip
 
 FIRST, SECOND = "a circle is moving", "a square is moving on the beach"
 
@@ -59,6 +60,44 @@ def test_weights_and_noise_are_saved_to_travel(clip):
     assert settings["caption"] == "a square is moving"
 
 
+def test_a_background_is_kept_by_words_or_by_a_mask_with_the_weights_that_are_there(clip):
+    assert attempted("--edit", FIRST) == 0
+    weights = pieces("weights")
+    assert attempted("--edit", FIRST, "--keep", "square") == 0
+    write_frames("mask", torch.zeros(4, 3, 32, 32))
+    assert attempted("--edit", FIRST, "--keep", "mask") == 0
+    assert pieces("weights") == weights and len(pieces("frames")) == 3
+    kept = [path for path in Path(".pieces/frames").iterdir() if (path / "mask").is_dir()]
+    masks = sorted(float(read_frames(path / "mask").mean()) for path in kept)
+    assert masks[0] == 0 < masks[1]
+
+
+def test_previews_change_nothing_and_are_files_beside_the_edits(clip):
+    assert attempted("--edit", FIRST, "--preview", "2") == 0
+    assert Path("results/own/my-clip/preview-0002.webp").exists()
+    frames, weights = pieces("frames"), pieces("weights")
+    assert attempted("--edit", FIRST) == 0
+    assert pieces("frames") == frames and pieces("weights") == weights
+
+
+def test_a_longer_clip_is_edited_in_windows(clip):
+    assert attempted("--edit", FIRST, "--frames", "7", "--window", "4", "--overlap", "1") == 0
+    (made,) = Path(".pieces/frames").glob("*")
+    assert read_frames(made).shape == (7, 3, 32, 32)
+    assert attempted("--edit", FIRST, "--frames", "7", "--window", "4", "--overlap", "1", "--keep", "square") == 0
+
+
+def test_tuning_until_learnt_makes_weights_of_its_own(clip, monkeypatch, set_params):
+    tiny_clip.save_clip(Path("clip"))
+    set_params({"score.clip_model": "clip"})
+    monkeypatch.setattr("own.stopping.EVERY", 1)
+    monkeypatch.setattr("own.stopping.LEAST", 2.0)  # which nothing gains
+    assert attempted("--edit", FIRST, "--steps", "9", "--until-learnt") == 0
+    (made,) = Path(".pieces/weights").glob("*")
+    assert len((made / "losses.csv").read_text().splitlines()) == 1 + 2
+    assert attempted("--edit", FIRST, "--steps", "9") == 0 and len(pieces("weights")) == 2
+
+
 def test_words_of_a_prompt_cannot_leave_the_page_or_the_folder(clip):
     assert attempted("--edit", "<script>alert(1)</script>/../x", "--out", "shown") == 0
     page = Path("shown/index.html").read_text()
@@ -86,6 +125,10 @@ def test_options_go_before_the_settings_and_a_short_clip_is_taken_whole(workplac
         (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--size", "30"], "size 30x30 is no multiple"),
         (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--stride", "20"], "set num_frames to at most 2"),
         (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--model", "none"], "there is no model folder none"),
+        (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--keep", "dog"], "give words that stand in it"),
+        (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--window", "9"], "has no window of 9"),
+        (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--window", "3", "--overlap", "2"], "cannot share 2"),
+        (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--window", "3", "--save", "x"], "leave out --window"),
         (["try", "My Clip.mp4", "--edit", "b", "--captioner", "none"], "cannot load BLIP-2 from none"),
         (["try", "My Clip.mp4", "--caption", "a", "--edit", "b", "--out", "My Clip.mp4"], "is a file where a folder"),
     ],

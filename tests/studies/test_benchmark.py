@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from studies import benchmark, code
 from studies.__main__ import main
+from studies.cluster import each
 from studies.settings import load_params
 from studies.store import RECORD
 from tav.errors import InputError
@@ -151,27 +152,29 @@ def dies_once(params, name):
     return scores
 
 
-def dies_always(params, name):
-    if name == "one":
+def of_a_kind(params, name):
+    if name == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
-    return benchmark.score_clip(params, name)
+    if name == "refused":
+        raise InputError("refused is no clip")
+    return name
 
 
-def refuses(params, name):
-    if name == "one":
-        raise InputError("one is no clip")
-    return pd.DataFrame({"clip": [name]})
+@pytest.fixture
+def ray_beside_tests(monkeypatch):
+    """Ray's workers with one thread each, and at no lower priority than what else tests run: they would starve."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
 
 
 def on_ray(monkeypatch, set_params, function, retries=1) -> int:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(benchmark, "score_clip", function)
     set_params({"benchmark.ray": "local", "benchmark.retries": retries})
     return main(["benchmark"])
 
 
 def test_a_worker_that_is_killed_loses_nothing_and_scores_equal_those_of_a_sequential_run(
-    listed, set_params, monkeypatch
+    listed, set_params, monkeypatch, ray_beside_tests
 ):
     assert main(["benchmark"]) == 0
     sequential = SCORES.read_bytes(), Path("reports/benchmark/settings.json").read_bytes()
@@ -182,18 +185,19 @@ def test_a_worker_that_is_killed_loses_nothing_and_scores_equal_those_of_a_seque
     assert (SCORES.read_bytes(), Path("reports/benchmark/settings.json").read_bytes()) == sequential
 
 
-def test_a_worker_that_always_dies_is_said_in_one_line_and_the_other_clips_are_kept(
-    listed, set_params, monkeypatch, capsys
-):
-    assert on_ray(monkeypatch, set_params, dies_always) == 2
-    words = capsys.readouterr().err.splitlines()[-1]
-    assert words.startswith("error: one did not end, with 1 retries: The worker died")
-    assert len(pieces("scores")) == 5 and not SCORES.exists()
-
-
-def test_bad_input_of_one_clip_is_said_as_it_is_without_ray(listed, set_params, monkeypatch, capsys):
-    assert on_ray(monkeypatch, set_params, refuses) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "error: one is no clip"
+def test_a_worker_that_always_dies_and_bad_input_are_said_in_a_line_and_the_other_clips_are_kept(ray_beside_tests):
+    settings = load_params()
+    params = settings.model_copy(
+        update={"benchmark": settings.benchmark.model_copy(update={"ray": "local", "retries": 0})}
+    )
+    ended, said = [], []
+    for names in (["dies", "fine"], ["refused"]):
+        try:
+            ended += each(of_a_kind, params, names)
+        except InputError as error:
+            said.append(str(error))
+    assert ended == [("fine", "fine")] and said[1] == "refused is no clip"
+    assert said[0].startswith("dies did not end, with 0 retries: The worker died")
 
 
 def test_a_cluster_that_is_not_there_and_a_missing_ray_are_said_in_one_line(listed, set_params, monkeypatch, capsys):

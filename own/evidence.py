@@ -1,0 +1,178 @@
+"""What keeping the background, stopping early and windows change, on the clips of params.yaml.
+
+    python -m own.evidence         # half an hour of one core with the miniature; goes on where it was stopped
+
+Every edit of every clip is made both ways and scored; rows are in benchmarks/results/own.csv, verdicts in
+docs/own-clips.md. What is smaller than a bound here does not matter, and the bounds were set before the run.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks.cost import RESULTS, changed
+from benchmarks.full_size import of_key, recorded, write_rows
+from measures.clips import ClipEntry
+from measures.evidence import Interval, bootstrap, decide
+from measures.truth import truth_beside
+from own.method import OwnMethod
+from own.windows import windows
+from publish.marks import write_marked
+from studies.method import Method
+from studies.scores import Scores
+from studies.settings import Params, load_params
+from studies.store import Piece
+from tav import interrupt
+from tav.clip import read_frames
+from tav.errors import InputError, NumericalError
+
+FILE, PAGE = RESULTS / "own.csv", Path("docs/own-clips.md")
+STEPS = 500  # of tuning that stopping is compared with: the paper's
+FRAMES, WINDOW, OVERLAP = 16, 8, 3
+SMALL = 0.05  # of edit success and of identity stability, shares of frames
+KEY = ("part", "how", "clip", "edit")
+
+
+def background(params: Params) -> Iterator[tuple[str, str, str, Piece, int]]:
+    """Edits of objects, as the pipeline makes them and inside of masks: how, clip, edit, frames, steps of tuning."""
+    method = OwnMethod(params)
+    for name, entry in params.clips.items():
+        prompt, thing = entry.edits["object"], _thing(entry)
+        truth = truth_beside(entry.source, params.clip.num_frames, params.clip.size)
+        drawn = torch.nn.functional.max_pool2d(truth.mask.float(), 9, 1, 4)[:, None]  # an outline someone drew roughly
+        yield "plain", name, "object", method.edit(entry, prompt), params.tune.steps
+        yield "words", name, "object", method.edit_inside(entry, prompt, words=thing), params.tune.steps
+        yield "mask", name, "object", method.edit_inside(entry, prompt, mask=drawn), params.tune.steps
+
+
+def stopping(params: Params) -> Iterator[tuple[str, str, str, Piece, int]]:
+    """All edits after STEPS steps of tuning, and after as many of them as a clip needs."""
+    params = changed(params, tune={"steps": STEPS})
+    yield from _edits("fixed", Method(params), params)
+    yield from _edits("until learnt", OwnMethod(params, until_learnt=True), params)
+
+
+def longer(params: Params) -> Iterator[tuple[str, str, str, Piece, int]]:
+    """All edits of clips of FRAMES frames, in one window and in windows of WINDOW."""
+    params = _long(params)
+    yield from _edits("one window", Method(params), params)
+    yield from _edits("windows", OwnMethod(params, window=WINDOW, overlap=OVERLAP), params)
+
+
+PARTS = {"background": background, "stopping": stopping, "longer": longer}
+
+
+def _long(params: Params) -> Params:
+    """The same clips with FRAMES frames, over the same stretch."""
+    clips = {
+        name: entry.model_copy(update={"source": entry.source.model_copy(update={"stride": 1})})
+        for name, entry in params.clips.items()
+    }
+    return changed(params, clip={"num_frames": FRAMES}).model_copy(update={"clips": clips})
+
+
+def _edits(how: str, method: Method, params: Params) -> Iterator[tuple[str, str, str, Piece, int]]:
+    for name, entry in params.clips.items():
+        for edit, prompt in entry.edits.items():
+            piece = method.edit(entry, prompt)
+            losses = (method.weights(entry).folder / "losses.csv").read_text().splitlines()
+            yield how, name, edit, piece, len(losses) - 1
+
+
+def _thing(entry: ClipEntry) -> str:
+    """The word in which the caption and the prompt of an edit of the object differ first."""
+    pairs = zip(entry.caption.split(), entry.edits["object"].split(), strict=False)
+    return next(here for here, there in pairs if here != there and here not in ("a", "an"))
+
+
+def measure(params: Params) -> pd.DataFrame:
+    """The rows of every part; what is in the file already is not made again."""
+    for part, make in PARTS.items():
+        settings = _long(params) if part == "longer" else params
+        method = Method(settings)
+        scores = Scores(settings, lambda name, m=method, s=settings: read_frames(m.source(s.clips[name]).folder))
+        for how, clip, edit, piece, steps in make(params):
+            key, rows = dict(zip(KEY, (part, how, clip, edit), strict=True)), recorded(FILE)
+            if any(of_key(row, key) for row in rows):
+                continue
+            frames = read_frames(piece.folder)
+            row = key | {"steps": steps, "seam": seam(frames) if part == "longer" else math.nan}
+            write_rows(FILE, [*rows, row | scores.score(clip, edit, frames)])
+            print(*key.values(), flush=True)
+    return pd.read_csv(FILE)
+
+
+def seam(frames: torch.Tensor) -> float:
+    """How much neighbours differ where one window fades into the next, by how much they do elsewhere."""
+    of = windows(len(frames), WINDOW, OVERLAP)
+    fades = {frame for one, other in zip(of, of[1:], strict=False) for frame in range(other[1] - 1, one[-1] + 1)}
+    differ = frames.diff(dim=0).abs().mean((1, 2, 3))
+    inside = torch.tensor([frame in fades for frame in range(len(differ))])
+    return float(differ[inside].mean() / differ[~inside].mean())
+
+
+def claims(rows: pd.DataFrame) -> list[dict]:
+    """Every claim with its verdict, from all rows."""
+
+    def gain(part: str, how: str, than: str, what: str) -> Interval:
+        own = rows[rows["part"] == part].set_index(["how", "clip", "edit"])[what]
+        return _over_clips((own[how] - own[than]).dropna())
+
+    def value(part: str, how: str, what: str) -> Interval:
+        return _over_clips(rows[(rows["part"] == part) & (rows["how"] == how)].set_index(["clip", "edit"])[what])
+
+    stopped = rows[rows["how"] == "until learnt"].set_index(["clip", "edit"])["steps"]
+    found = []
+    for how, who in (("words", "A mask from the word that is edited"), ("mask", "A mask that is given")):
+        change, success = (gain("background", how, "plain", what) for what in ("background change", "edit success"))
+        found += [
+            decide(f"{who} keeps the background", "Background change, less than without", change, at_most=-1.0),
+            decide(f"{who} costs no edit", "Edit success, gained over none", success, at_least=-SMALL),
+        ]
+    found.append(
+        decide(f"Stopping saves a third of {STEPS} steps", "Steps", _over_clips(stopped), at_most=STEPS * 2 / 3)
+    )
+    for what in ("edit success", "identity stability", "motion correlation"):
+        stop = gain("stopping", "until learnt", "fixed", what)
+        found.append(decide(f"Stopping costs no {what}", f"{what.capitalize()}, gained", stop, at_least=-SMALL))
+    consistency = gain("longer", "windows", "one window", "frame consistency")
+    success = gain("longer", "windows", "one window", "edit success")
+    seams = value("longer", "windows", "seam")
+    return [
+        *found,
+        decide("Windows cost no frame consistency", "Frame consistency, gained", consistency, at_least=-1.0),
+        decide("Windows cost no edit success", "Edit success, gained", success, at_least=-SMALL),
+        decide("Seams are not seen", "Difference of neighbours at seams, by elsewhere", seams, at_most=1.25),
+    ]
+
+
+def _over_clips(values: pd.Series) -> Interval:
+    by_clip: Mapping[str, list[float]] = values.groupby("clip").apply(list).to_dict()
+    return bootstrap(by_clip)
+
+
+def table(found: list[dict]) -> str:
+    """The claims as lines of a page."""
+    lines = ["| claim | measure | found | expected | |\n", "|---|---|---|---|---|\n"]
+    for row in found:
+        interval = f" [{row['interval'][0]:.3g}, {row['interval'][1]:.3g}]" if row["interval"] else ""
+        value = "not measured" if row["value"] is None else f"{row['value']:.3g}{interval}"
+        lines.append(f"| {row['claim']} | {row['measure']} | {value} | {row['expected']} | **{row['verdict']}** |\n")
+    return "".join(lines)
+
+
+def main() -> int:
+    try:
+        write_marked(PAGE, "evidence", table(claims(measure(load_params()))))
+    except (InputError, NumericalError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(interrupt.run(main))
