@@ -49,7 +49,7 @@ FRAMES, SIDES = (1 / 4, 1 / 2, 1, 2, 4), (1 / 2, 3 / 4, 1, 3 / 2, 2)  # of clip.
 LARGEST = 2**17  # pixels of all frames; beyond, nothing is measured that is larger than the clip of params.yaml
 CHANNELS, HEADS = 320, 8  # the first level of Stable Diffusion
 LAYER_FRAMES = (2, 4, 8, 16, 24)  # of one attention layer, up to three times clip.num_frames
-LAYER_SIDE = {"cpu": 16, "cuda": 64}  # the side of its square of tokens, at most; 64 at 512 pixels
+LAYER_SIDE = {"cpu": 16, "mps": 16, "cuda": 64}  # the side of its square of tokens, at most; 64 at 512 pixels
 FITTED = 3  # the largest frame counts, where what does not grow weighs least
 RESULTS = Path(__file__).parent / "results"
 OPTIONS = {  # what is changed in the pipeline as it is loaded; every one for itself
@@ -311,6 +311,8 @@ def peak_memory() -> float:
 def synchronize() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()
 
 
 def machine(backend: str) -> dict:

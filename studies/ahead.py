@@ -24,7 +24,7 @@ def make_ahead(params: Params, make: Callable, jobs: Sequence[tuple]) -> None:
     be more, so that a piece does not depend on how many were made beside it.
     Raises what `make` raises, and MemoryError if a process is killed.
     """
-    count = len(os.sched_getaffinity(0)) if params.processes == "auto" else params.processes
+    count = cores() if params.processes == "auto" else params.processes
     if count == 1 or chosen_device(params) != "cpu":
         return
     torch.set_num_threads(1)
@@ -48,6 +48,11 @@ def make_ahead(params: Params, make: Callable, jobs: Sequence[tuple]) -> None:
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def cores() -> int:
+    """The cores that this process may use; all of them where the system does not say, as macOS."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_finished(make: Callable, job: tuple) -> bool:

@@ -19,6 +19,7 @@ from tav.errors import InputError, check_finite
 from tav.pipeline import TuneAVideoPipeline, load_pipeline
 from tav.tune import tune
 
+GPUS = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
 DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -42,10 +43,11 @@ def load_model(params: Params) -> TuneAVideoPipeline:
 
 
 def chosen_device(params: Params) -> str:
-    """The device that params.yaml asks for; InputError if it is a GPU and there is none."""
-    if params.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is cuda, but no GPU can be used: set device to auto or cpu in params.yaml")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    """The device that params.yaml asks for, a GPU of NVIDIA or Apple or the CPU; InputError if it is not there."""
+    there = [gpu for gpu, can_be_used in GPUS.items() if can_be_used()]
+    if params.device in GPUS and params.device not in there:
+        raise InputError(f"device is {params.device}, but no GPU can be used: set device to auto or cpu in params.yaml")
+    return [*there, "cpu"][0] if params.device == "auto" else params.device
 
 
 def load_image_model(params: Params) -> TuneAVideoPipeline:

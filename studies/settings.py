@@ -200,7 +200,7 @@ class Params(Section):
 
     model: Needed
     lora: Place
-    device: Literal["auto", "cpu", "cuda"]
+    device: Literal["auto", "cpu", "cuda", "mps"]
     processes: Literal["auto"] | Count
     compile: bool
     inflate: Inflate

@@ -17,8 +17,10 @@ def rows(**better: float) -> pd.DataFrame:
                 "frame consistency": 90.0, "steps": 500.0, "seam": 1.0}  # fmt: skip
     return pd.DataFrame(
         {"part": part, "how": how, "clip": clip, "edit": "object"}
-        | {what: value + number / 100 + better.get(what.replace(" ", "_"), 0) * (how != hows[0])
-           for what, value in measures.items()}  # fmt: skip
+        | {
+            what: value + number / 100 + better.get(what.replace(" ", "_"), 0) * (how != hows[0])
+            for what, value in measures.items()
+        }  # fmt: skip
         for part, hows in ways.items()
         for how in hows
         for number, clip in enumerate(["a", "b", "c"])

@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from studies.__main__ import main
+from studies.models import GPUS, chosen_device
+from studies.settings import load_params
 from tav.clip import read_frames
 
 ROOT = Path(__file__).parents[2]
@@ -102,16 +104,27 @@ def test_unknown_words_are_refused(refusal):
         ({"clips.square.source.path": "none.mp4"}, "none.mp4 does not exist"),
         ({"model": "models/none/such"}, "there is no model folder models/none/such"),
         ({"device": "cuda"}, "device is cuda, but no GPU can be used: set device to auto or cpu in params.yaml"),
+        ({"device": "mps"}, "device is mps, but no GPU can be used: set device to auto or cpu in params.yaml"),
     ],
 )
 def test_bad_input_ends_with_code_2_and_leaves_nothing(refusal, set_params, changes, words):
-    if changes.get("device") == "cuda" and torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
+    if GPUS.get(changes.get("device"), bool)():
+        pytest.skip("this machine has that GPU")
     set_params(changes)
     code, said = refusal("tune")
     assert code == 2 and words in said
     assert not Path("results/tune").exists()
     assert {path.partition("/")[0] for path in files(".pieces")} <= {"source"}  # the clip, if that can be read
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"), [((), "cpu"), (("mps",), "mps"), (("cuda",), "cuda"), (("cuda", "mps"), "cuda")]
+)
+def test_a_gpu_is_taken_if_there_is_one_of_nvidia_or_apple(workplace, set_params, monkeypatch, there, chosen):
+    for gpu in GPUS:
+        monkeypatch.setitem(GPUS, gpu, lambda gpu=gpu: gpu in there)
+    set_params({"device": "auto"})
+    assert chosen_device(load_params()) == chosen
 
 
 def test_a_model_with_parts_missing_is_refused(refusal, tiny_model, set_params):
