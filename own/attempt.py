@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from benchmarks import full_size
+from benchmarks.cost import shape
 from benchmarks.memory import line
 from benchmarks.tables import RESULTS, read
 from footage.lists import clip_name, count_frames, frame_rate
@@ -92,9 +93,8 @@ def _keeping(method: OwnMethod, params: Params, entry: ClipEntry, keep: str) -> 
     """`method.edit` that changes nothing but what `keep`, a mask's file or words of the caption, says."""
     if not Path(keep).exists():
         return partial(method.edit_inside, words=keep)
-    clip, source = params.clip, entry.source
-    size = (clip.size, clip.size) if isinstance(clip.size, int) else tuple(clip.size)
-    mask = read_mask(Path(keep), clip.num_frames, size, clip.fit, source.start, source.stride)
+    (frames, *size), source = shape(params), entry.source
+    mask = read_mask(Path(keep), frames, tuple(size), params.clip.fit, source.start, source.stride)
     return partial(method.edit_inside, mask=mask)
 
 

@@ -8,11 +8,14 @@ docs/own-clips.md. What is smaller than a bound here does not matter, and the bo
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
+from torch.nn.functional import max_pool2d
 
 from benchmarks.cost import RESULTS, changed
 from benchmarks.full_size import of_key, recorded, write_rows
@@ -22,6 +25,7 @@ from measures.truth import truth_beside
 from own.method import OwnMethod
 from own.windows import windows
 from publish.marks import write_marked
+from publish.report import measured
 from studies.method import Method
 from studies.scores import Scores
 from studies.settings import Params, load_params
@@ -37,30 +41,39 @@ SMALL = 0.05  # of edit success and of identity stability, shares of frames
 KEY = ("part", "how", "clip", "edit")
 
 
-def background(params: Params) -> Iterator[tuple[str, str, str, Piece, int]]:
-    """Edits of objects, as the pipeline makes them and inside of masks: how, clip, edit, frames, steps of tuning."""
+class Job(NamedTuple):
+    """An edit of a clip, made in one of the ways that are compared; `make` takes its piece from the store."""
+
+    how: str
+    clip: str
+    edit: str
+    method: Method
+    make: Callable[[], Piece]
+
+
+def background(params: Params) -> Iterator[Job]:
+    """Edits of objects, as the pipeline makes them and inside of masks."""
     method = OwnMethod(params)
     for name, entry in params.clips.items():
-        prompt, thing = entry.edits["object"], _thing(entry)
+        what, thing = (entry, entry.edits["object"]), _thing(entry)
         truth = truth_beside(entry.source, params.clip.num_frames, params.clip.size)
-        drawn = torch.nn.functional.max_pool2d(truth.mask.float(), 9, 1, 4)[:, None]  # an outline someone drew roughly
-        yield "plain", name, "object", method.edit(entry, prompt), params.tune.steps
-        yield "words", name, "object", method.edit_inside(entry, prompt, words=thing), params.tune.steps
-        yield "mask", name, "object", method.edit_inside(entry, prompt, mask=drawn), params.tune.steps
+        drawn = max_pool2d(truth.mask.float(), 9, 1, 4)[:, None]  # an outline someone drew roughly
+        yield Job("plain", name, "object", method, partial(method.edit, *what))
+        yield Job("words", name, "object", method, partial(method.edit_inside, *what, words=thing))
+        yield Job("mask", name, "object", method, partial(method.edit_inside, *what, mask=drawn))
 
 
-def stopping(params: Params) -> Iterator[tuple[str, str, str, Piece, int]]:
+def stopping(params: Params) -> Iterator[Job]:
     """All edits after STEPS steps of tuning, and after as many of them as a clip needs."""
     params = changed(params, tune={"steps": STEPS})
-    yield from _edits("fixed", Method(params), params)
-    yield from _edits("until learnt", OwnMethod(params, until_learnt=True), params)
+    yield from _edits("fixed", Method(params))
+    yield from _edits("until learnt", OwnMethod(params, until_learnt=True))
 
 
-def longer(params: Params) -> Iterator[tuple[str, str, str, Piece, int]]:
-    """All edits of clips of FRAMES frames, in one window and in windows of WINDOW."""
-    params = _long(params)
-    yield from _edits("one window", Method(params), params)
-    yield from _edits("windows", OwnMethod(params, window=WINDOW, overlap=OVERLAP), params)
+def longer(params: Params) -> Iterator[Job]:
+    """All edits of clips of FRAMES frames, see `_long`, in one window and in windows of WINDOW."""
+    yield from _edits("one window", Method(params))
+    yield from _edits("windows", OwnMethod(params, window=WINDOW, overlap=OVERLAP))
 
 
 PARTS = {"background": background, "stopping": stopping, "longer": longer}
@@ -75,12 +88,10 @@ def _long(params: Params) -> Params:
     return changed(params, clip={"num_frames": FRAMES}).model_copy(update={"clips": clips})
 
 
-def _edits(how: str, method: Method, params: Params) -> Iterator[tuple[str, str, str, Piece, int]]:
-    for name, entry in params.clips.items():
+def _edits(how: str, method: Method) -> Iterator[Job]:
+    for name, entry in method.params.clips.items():
         for edit, prompt in entry.edits.items():
-            piece = method.edit(entry, prompt)
-            losses = (method.weights(entry).folder / "losses.csv").read_text().splitlines()
-            yield how, name, edit, piece, len(losses) - 1
+            yield Job(how, name, edit, method, partial(method.edit, entry, prompt))
 
 
 def _thing(entry: ClipEntry) -> str:
@@ -95,13 +106,14 @@ def measure(params: Params) -> pd.DataFrame:
         settings = _long(params) if part == "longer" else params
         method = Method(settings)
         scores = Scores(settings, lambda name, m=method, s=settings: read_frames(m.source(s.clips[name]).folder))
-        for how, clip, edit, piece, steps in make(params):
-            key, rows = dict(zip(KEY, (part, how, clip, edit), strict=True)), recorded(FILE)
+        for job in make(settings):
+            key, rows = dict(zip(KEY, (part, job.how, job.clip, job.edit), strict=True)), recorded(FILE)
             if any(of_key(row, key) for row in rows):
                 continue
-            frames = read_frames(piece.folder)
+            frames, weights = read_frames(job.make().folder), job.method.weights(settings.clips[job.clip])
+            steps = len((weights.folder / "losses.csv").read_text().splitlines()) - 1
             row = key | {"steps": steps, "seam": seam(frames) if part == "longer" else math.nan}
-            write_rows(FILE, [*rows, row | scores.score(clip, edit, frames)])
+            write_rows(FILE, [*rows, row | scores.score(job.clip, job.edit, frames)])
             print(*key.values(), flush=True)
     return pd.read_csv(FILE)
 
@@ -125,7 +137,6 @@ def claims(rows: pd.DataFrame) -> list[dict]:
     def value(part: str, how: str, what: str) -> Interval:
         return _over_clips(rows[(rows["part"] == part) & (rows["how"] == how)].set_index(["clip", "edit"])[what])
 
-    stopped = rows[rows["how"] == "until learnt"].set_index(["clip", "edit"])["steps"]
     found = []
     for how, who in (("words", "A mask from the word that is edited"), ("mask", "A mask that is given")):
         change, success = (gain("background", how, "plain", what) for what in ("background change", "edit success"))
@@ -133,9 +144,8 @@ def claims(rows: pd.DataFrame) -> list[dict]:
             decide(f"{who} keeps the background", "Background change, less than without", change, at_most=-1.0),
             decide(f"{who} costs no edit", "Edit success, gained over none", success, at_least=-SMALL),
         ]
-    found.append(
-        decide(f"Stopping saves a third of {STEPS} steps", "Steps", _over_clips(stopped), at_most=STEPS * 2 / 3)
-    )
+    stopped = value("stopping", "until learnt", "steps")
+    found.append(decide(f"Stopping saves a third of {STEPS} steps", "Steps", stopped, at_most=STEPS * 2 / 3))
     for what in ("edit success", "identity stability", "motion correlation"):
         stop = gain("stopping", "until learnt", "fixed", what)
         found.append(decide(f"Stopping costs no {what}", f"{what.capitalize()}, gained", stop, at_least=-SMALL))
@@ -159,9 +169,8 @@ def table(found: list[dict]) -> str:
     """The claims as lines of a page."""
     lines = ["| claim | measure | found | expected | |\n", "|---|---|---|---|---|\n"]
     for row in found:
-        interval = f" [{row['interval'][0]:.3g}, {row['interval'][1]:.3g}]" if row["interval"] else ""
-        value = "not measured" if row["value"] is None else f"{row['value']:.3g}{interval}"
-        lines.append(f"| {row['claim']} | {row['measure']} | {value} | {row['expected']} | **{row['verdict']}** |\n")
+        cells = row["claim"], row["measure"], measured(row), row["expected"], f"**{row['verdict']}**"
+        lines.append(f"| {' | '.join(cells)} |\n")
     return "".join(lines)
 
 

@@ -10,8 +10,8 @@
 # # Tune-A-Video in five minutes
 #
 # One clip and one caption teach an image diffusion model how the clip moves. Other prompts then give other clips with
-# that motion. This notebook does it with the miniature, a Stable Diffusion of 6 million weights that comes with the
-# repository and knows a small drawn world: two minutes on two cores, without a GPU.
+# that motion. This notebook does it with the miniature, a Stable Diffusion of 7 million weights that comes with the
+# repository and knows a small drawn world: half a minute on two cores, without a GPU.
 #
 # On Colab, put the address of the repository, or of your fork, into `address` first. In a checkout leave it empty.
 

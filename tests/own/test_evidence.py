@@ -1,11 +1,16 @@
 """The claims on what the paper does not have: from rows to verdicts, and on the page."""
 
+from functools import partial
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
 
+from own import evidence
 from own.evidence import FILE, claims, seam, table
 from publish.marks import read_marked
+from studies.settings import load_params
 from tests.workspace import ROOT
 
 
@@ -34,6 +39,15 @@ def test_verdicts_follow_from_the_rows():
     assert worse["Windows cost no edit success"] == worse["Seams are not seen"] == "fails"
     assert worse["Stopping saves a third of 500 steps"] == "fails"
     assert worse["Windows cost no frame consistency"] == "fails"
+
+
+def test_what_has_a_row_is_not_made_again(workplace, monkeypatch):
+    pd.DataFrame([{"part": "background", "how": "plain", "clip": "square", "edit": "object"}]).to_csv("own.csv")
+    monkeypatch.setattr(evidence, "FILE", Path("own.csv"))
+    made = partial(pytest.fail, "made again")
+    jobs = lambda params: [evidence.Job("plain", "square", "object", None, made)]  # noqa: E731
+    monkeypatch.setattr(evidence, "PARTS", {"background": jobs})
+    assert len(evidence.measure(load_params())) == 1
 
 
 def test_a_seam_is_seen_where_windows_change():
