@@ -9,7 +9,7 @@ help:       ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 reproduce: inputs  ## build .venv, fetch data and models, run every stage that is stale
-	dvc repro
+	python -m publish reproduce
 	python -m publish readme
 
 test: inputs       ## build .venv, fetch data and models, run the tests

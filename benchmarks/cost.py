@@ -31,7 +31,8 @@ from diffusers.models.attention_processor import Attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from studies.digests import digest_of_model
-from studies.models import chosen_device, load_model
+from studies.machine import chosen_device
+from studies.models import load_model
 from studies.results import replacing
 from studies.settings import Params, load_params
 from studies.stages import collect
@@ -167,7 +168,7 @@ def repeat(step: str, pipe, params: Params, count: int, lap: Callable) -> None:
     clip = torch.stack([ramp.roll(index, -1) for index in range(2 * frames)])
     latents = pipe.encode_clip(clip[:frames])
     if step == "tuning step":
-        for _ in tune(pipe, clip[:frames], "a clip", **params.tune.model_dump() | {"steps": count}):
+        for _ in tune(pipe, clip[:frames], "a clip", **params.tune.arguments() | {"steps": count}):
             lap()
     elif step == "inversion step":
         pipe.unet.register_forward_hook(lap)

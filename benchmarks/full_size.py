@@ -181,7 +181,7 @@ def measure(step: str, params: Params, mode: str, clip: str, work: Path) -> dict
 def run(step: str, pipe, params: Params, clip: Tensor, work: Path, lap: Callable) -> None:
     """A step of the method on a clip f 3 h w in [-1, 1], from and into the files of `work`; `lap` after UNet steps."""
     if step == "tune":
-        for _ in tune(pipe, clip, CAPTION, **params.tune.model_dump()):
+        for _ in tune(pipe, clip, CAPTION, **params.tune.arguments()):
             lap()
         save_tuned(pipe, work / "tuned.safetensors")
         return

@@ -81,7 +81,7 @@ def tuning(params: Params, steps: int) -> dict[str, float]:
         entry.source.path, params.clip.num_frames, params.clip.size, **entry.source.model_dump(exclude={"path"})
     )
     held, losses, laps = reset_peak_memory(), [], [time.perf_counter()]
-    for _, loss in tune(pipe, clip, entry.caption, **params.tune.model_dump() | {"steps": steps}):
+    for _, loss in tune(pipe, clip, entry.caption, **params.tune.arguments() | {"steps": steps}):
         losses.append(loss)
         synchronize()
         laps.append(time.perf_counter())

@@ -57,7 +57,7 @@ def peak(step: str, params: Params, mode: str) -> dict:
     pipe, clip = load(params, mode), drawn(params)
     held, factor = reset_peak_memory(), pipe.vae_scale_factor
     if step == "tuning":
-        list(tune(pipe, clip, CAPTION, **params.tune.model_dump()))
+        list(tune(pipe, clip, CAPTION, **params.tune.arguments()))
     else:
         shape = len(clip), pipe.unet.config.in_channels, params.clip.size // factor, params.clip.size // factor
         pipe(PROMPT, torch.randn(shape), 1, guidance_scale=GUIDANCE_SCALE, output_type="pt")

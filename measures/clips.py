@@ -61,3 +61,8 @@ class ClipEntry(Section):
     source: Source
     caption: Text
     edits: Annotated[dict[Shown, Text], Field(min_length=1)]
+
+    @property
+    def first_edit(self) -> str:
+        """The prompt that previews of tuning show, and that stopping by measure watches."""
+        return next(iter(self.edits.values()))

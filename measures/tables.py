@@ -1,5 +1,6 @@
 """Tables of scored edits, a row per method and edit: what goes into them, and what they say of the methods."""
 
+import math
 from collections import UserDict
 from collections.abc import Iterable, Mapping
 
@@ -12,6 +13,11 @@ from tav.clip import read_frames
 METHOD = "Tune-A-Video"
 SOURCE = "the source clip itself"
 REPEATED = "one edited frame, repeated"
+RANGES = dict.fromkeys(("edit success", "identity stability", "mask overlap"), (0, 1)) | {
+    "motion correlation": (-1, 1),
+    "motion fidelity": (-1, 1),
+    "frame accuracy": (0, 100),
+}  # what a measure can be, where that is bounded on both sides: no interval goes beyond
 
 
 class Stored(UserDict):
@@ -44,10 +50,16 @@ def gains(scores: pd.DataFrame, measure: str, method: str, other: str) -> Interv
     """
     pairs = scores.set_index([key for key in ("method", "seed", "clip", "edit") if key in scores])[measure]
     gain = (pairs[method] - pairs[other]).rename(measure).reset_index()
-    return over_clips(gain, measure)
+    least, most = RANGES.get(measure, (-math.inf, math.inf))
+    return over_clips(gain, measure, (least - most, most - least))
 
 
-def over_clips(scores: pd.DataFrame, measure: str) -> Interval:
-    """The mean of a measure with an interval that resamples clips, each with its edits (and seeds)."""
+def over_clips(scores: pd.DataFrame, measure: str, within: tuple[float, float] | None = None) -> Interval:
+    """The mean of a measure with an interval that resamples clips, each with its edits (and seeds).
+
+    within: what bounds the interval, by default the measure's own range.
+    """
     taken = scores.reindex(columns=["clip", measure]).dropna()
-    return bootstrap({clip: list(values) for clip, values in taken.groupby("clip")[measure]})
+    least, most = within or RANGES.get(measure, (-math.inf, math.inf))
+    mean, low, high = bootstrap({clip: list(values) for clip, values in taken.groupby("clip")[measure]})
+    return Interval(mean, max(low, least), min(high, most))  # a bound that is nan stays so

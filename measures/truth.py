@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
-from measures.judge import SIDE, Reading
+from measures.clips import Source
+from measures.judge import SIDE, Judge, Reading
 from tav.errors import InputError
 
 QUESTIONS = ("object", "style", "place", "count")
@@ -196,3 +197,24 @@ def truth_scores(
         **motion_error(reading.numbers, truth),
         "background change": background_change(frames, source, reading.mask, truth) if object_only else math.nan,
     }
+
+
+def crowd(source: Source) -> dict[str, float]:
+    """How many "things" a clip shows, and the share of them that is "hidden", 0 to 1; nothing if no truth is known.
+
+    A thing's visible area, for its size, is compared with the most that it has in any frame of the clip.
+    """
+    truth, sheet = (Path(source.path).with_suffix(end) for end in (".json", ".masks.png"))
+    if not truth.exists():
+        return {}
+    sizes = np.array(json.loads(truth.read_text())["frames"])[..., 2]  # f k
+    visible = np.asarray(Image.open(sheet).convert("L")) / 255
+    seen = reduce(visible, "(k h) (f w) -> f k", "sum", f=len(sizes), k=sizes.shape[1]) / sizes**2
+    return {"things": sizes.shape[1], "hidden": float(1 - (seen / seen.max(0)).mean())}
+
+
+def count_error(judge: Judge | None, frames: Tensor, prompt: str) -> float:
+    """How many things too many or too few frames f 3 h w in [0, 1] show on average; nan where that cannot be read."""
+    asked = asks(prompt, judge.answers) if judge else None
+    read = judge.read(frames).names["count"] if asked else []
+    return sum(abs(int(count) - int(asked["count"])) for count in read) / len(read) if read else math.nan

@@ -32,7 +32,6 @@ from IPython.display import Markdown, display
 from measures.evidence import decide, evidence, write_metrics
 from measures.tables import METHOD, gains, means
 from publish import figures
-from studies.ablation import runs
 from studies.scores import Scores, edits_in
 from studies.settings import load_params
 from tav.clip import read_frames
@@ -51,7 +50,7 @@ shown_frames = 4  # of a strip
 params = load_params()
 settings = params.model_dump(mode="json")
 variants = settings["ablation"] | settings["full_ablation"]
-chosen = dict.fromkeys(variant for variant, _ in runs(params))
+chosen = dict.fromkeys(variant for variant, _ in params.runs())
 changes = {name: {key: value for key, value in variants[name].items() if value} for name in chosen}
 seeds = [params.tune.seed, *(params.seeds if params.full else [])]
 count = sum(len(entry.edits) for entry in params.clips.values())
@@ -60,7 +59,7 @@ display(Markdown(text))
 display(pd.Series(changes, name="what it changes in params.yaml").map(str).to_frame())
 
 # %%
-folders = {(variant, seed): Path("results/ablate", variant, str(seed)) for variant, seed in runs(params)}
+folders = {(variant, seed): Path("results/ablate", variant, str(seed)) for variant, seed in params.runs()}
 folders = {(METHOD if variant == "method" else variant, seed): path for (variant, seed), path in folders.items()}
 folders[METHOD, params.tune.seed] = Path("results/edit")
 scorer = Scores(params)

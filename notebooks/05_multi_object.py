@@ -33,10 +33,8 @@ from scipy import stats
 
 from measures.evidence import Interval, decide, evidence, write_metrics
 from measures.tables import SOURCE, Stored, gains, means
+from measures.truth import crowd
 from publish import figures
-
-# %%
-from studies.objects import count_error, crowd
 from studies.scores import Scores
 from studies.settings import load_params
 from studies.sources import kept_frames
@@ -82,7 +80,7 @@ scorer = Scores(params, source=lambda clip: kept_frames(params, folder / clip / 
 methods[SOURCE] = {(clip, "caption"): scorer.source(clip) for clip in listed}
 scores = scorer.table(methods).join(crowds, on="clip")
 where = scores[["method", "clip", "edit"]].itertuples(index=False)
-counted = [count_error(scorer.judge, methods[m][c, e], params.clips[c].edits[e]) for m, c, e in where]
+counted = [scorer.count_error(params.clips[c].edits[e], methods[m][c, e]) for m, c, e in where]
 scores = scores.assign(**{"count error": counted, "identity error": 1 - scores.get("right object", np.nan)}).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
 if listed and scorer.unread():

@@ -35,9 +35,7 @@ from IPython.display import Markdown, display
 
 from measures.evidence import decide, evidence, write_metrics
 from measures.tables import METHOD, Stored, gains, means
-from measures.truth import followed, truth_beside
 from publish import figures
-from studies.control import next_clip
 from studies.scores import Scores, edits_in
 from studies.settings import load_params
 from tav.clip import read_frames
@@ -55,7 +53,7 @@ shown_frames = 4  # of a strip
 # %%
 params, results = load_params(), Path("results/control")
 kinds = [kind for kind in params.control if (results / kind / "own").exists()]
-following = {clip: next_clip(params, clip) for clip in params.clips}
+following = {clip: params.next_clip(clip) for clip in params.clips}
 count = sum(len(entry.edits) for entry in params.clips.values())
 if not kinds:
     display(Markdown("Nothing was drawn under a control of params.yaml: every question here stays open."))
@@ -85,20 +83,14 @@ for kind in kinds:
 
 # %%
 scorer = Scores(params)
-size = params.clip.num_frames, params.clip.size
-known = params.clips if params.clip.is_square else {}  # truth is of square frames
-truths = {clip: truth_beside(entry.source, *size) for clip, entry in known.items()}
 cases = {(*at, following[at[2]] if at[1] == "other" else at[2]): folder for at, folder in drawn.data.items()}
 cases |= {("none", "own", *pair, pair[0]): folder for pair, folder in edits.data.items()}
-read = {case: read_frames(folder) for case, folder in cases.items() if scorer.judge and truths.get(case[-1])}
+paths = {case: scorer.followed(case[-1], read_frames(folder)) for case, folder in cases.items()}
 
 # %%
 columns = ["method", "whose", "clip", "edit", "centre error", "mask overlap", "motion correlation"]
-paths = [followed(scorer.judge.read(frames), truths[case[-1]]) for case, frames in read.items()]
-paths = pd.DataFrame(
-    [dict(zip(columns, case[:4], strict=False)) | path for case, path in zip(read, paths, strict=True)],
-    columns=columns,
-)
+rows = [dict(zip(columns, case[:4], strict=False)) | path for case, path in paths.items() if path]
+paths = pd.DataFrame(rows, columns=columns)
 paths = paths.sort_values("method", key=lambda names: names.map(["none", *kinds].index), kind="stable").round(4)
 paths.to_csv(f"{out}/paths.csv", index=False)
 if scorer.unread():

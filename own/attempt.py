@@ -24,7 +24,7 @@ from own.bundle import save_bundle
 from own.method import OwnMethod
 from publish import figures
 from studies.ahead import make_ahead
-from studies.models import chosen_device
+from studies.machine import chosen_device
 from studies.settings import Params, explain
 from studies.stages import edits_of
 from studies.store import Piece
@@ -47,9 +47,9 @@ def edit_own_clip(params: Params, options: Namespace) -> None:
 
     options: clip, a video, a GIF or a folder of frames; caption, "" to have BLIP-2 write it; edit, a list of prompts;
     model, frames, stride, size, steps and out, None for what params.yaml, the clip and the memory at hand give;
-    until_learnt, window and overlap, see `OwnMethod`; preview, steps between looks at the first edit, or None; keep,
-    words of the caption or a mask's file, what alone is changed, or None; save, a folder for the tuned weights and the
-    noise, see `own.bundle`, or None.
+    until_learnt, which is `tune.stop: measure`; window and overlap, see `OwnMethod`; preview, steps between looks at
+    the first edit, or None; keep, words of the caption or a mask's file, what alone is changed, or None; save, a folder
+    for the tuned weights and the noise, see `own.bundle`, or None.
     Writes source.mp4, an mp4 of every edit, clips.webp, sheet.jpg and index.html into the folder `out`. Pieces are
     those of the store: a second call with another prompt tunes nothing.
     """
@@ -75,7 +75,7 @@ def edit_own_clip(params: Params, options: Namespace) -> None:
 
     windows = {"window": options.window, "overlap": options.overlap} if options.window else {}
     looks = {"look_every": options.preview, "look": show_preview}
-    method = OwnMethod(params, until_learnt=options.until_learnt, **windows, **looks)
+    method = OwnMethod(params, **windows, **looks)
     edit = _keeping(method, params, entry, options.keep) if options.keep else method.edit
     clips = {"source": read_frames(method.source(entry).folder)}
     clips |= {name: read_frames(edit(entry, prompt).folder) for name, prompt in entry.edits.items()}
@@ -124,6 +124,7 @@ def chosen(params: Params, options: Namespace) -> tuple[dict, list[str]]:
         settings[section] |= values
     settings["clip"] |= {"num_frames": frames, "size": size}
     settings["tune"] |= {"steps": options.steps} if options.steps is not None else {}
+    settings["tune"] |= {"stop": "measure"} if options.until_learnt else {}
     changed = {section: settings[section] for section in ("clip", "tune", "memory")} | {"model": model}
     return changed | {"source": {"path": str(options.clip), "start": 0, "stride": stride}}, said
 

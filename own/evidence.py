@@ -67,7 +67,7 @@ def stopping(params: Params) -> Iterator[Job]:
     """All edits after STEPS steps of tuning, and after as many of them as a clip needs."""
     params = changed(params, tune={"steps": STEPS})
     yield from _edits("fixed", Method(params))
-    yield from _edits("until learnt", OwnMethod(params, until_learnt=True))
+    yield from _edits("until learnt", Method(changed(params, tune={"stop": "measure"})))
 
 
 def longer(params: Params) -> Iterator[Job]:

@@ -6,6 +6,7 @@ from studies.command import run
 from tav import interrupt
 
 VERBS = {
+    "reproduce": ("publish.reproduce:reproduce", "", "run every stage that is stale, two at a time on a CPU"),
     "notebook": ("publish.notebook:execute_notebook", "NAME", "execute one of notebooks/ (its name without .py)"),
     "report": ("publish.report:write_report", "", "write reports/ from the results"),
     "smoke": ("publish.smoke:smoke", "", "run one clip, one edit, one peer and one notebook in a folder of their own"),

@@ -45,7 +45,7 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
-TILE = 0.9  # inches of a frame's longer side in a strip
+TILE, GAP = 90, 3  # pixels of a frame's longer side in a strip, and between frames, at 100 dots per inch
 PANEL = 128  # pixels of a frame's longer side, at most, in an animation
 LARGE, LINE = 192, 15  # pixels of a frame's longer side, and of a line of text, where an animation has words in it
 
@@ -75,24 +75,28 @@ def strip(
 ) -> Figure:
     """One row of frames per label, f 3 h w in [0, 1], at the same indices; `scores` are printed under the labels."""
     h, w = np.shape(next(iter(rows.values())))[-2:]
-    tile_h, tile_w = TILE * h / max(h, w), TILE * w / max(h, w)
-    margin, top = 2.3, 0.2 + 0.2 * bool(title)
-    width, height = margin + len(frame_indices) * tile_w, top + len(rows) * tile_h
-    figure = Figure(figsize=(width, height))
-    grid = figure.subplots(len(rows), len(frame_indices), squeeze=False)
-    figure.subplots_adjust(margin / width, 0, 1, 1 - top / height, 0.03 * TILE / tile_w, 0.03 * TILE / tile_h)
-    for axes, (label, frames) in zip(grid, rows.items(), strict=True):
-        text = textwrap.fill(label, 34)
+    size = round(TILE * w / max(h, w)), round(TILE * h / max(h, w))
+    across, down = size[0] + GAP, size[1] + GAP
+    sheet = Picture.new("RGB", (len(frame_indices) * across - GAP, len(rows) * down - GAP), "white")
+    for row, frames in enumerate(rows.values()):
+        shown = torch.stack([torch.as_tensor(frames[index]) for index in frame_indices])
+        for column, picture in enumerate(to_pictures(shown)):
+            picture = Picture.fromarray(picture).resize(size, Picture.Resampling.LANCZOS)
+            sheet.paste(picture, (column * across, row * down))
+    margin, top = 230, 20 + 20 * bool(title)
+    width, height = margin + sheet.width, top + sheet.height
+    figure = Figure(figsize=(width / 100, height / 100))
+    axes = figure.add_axes((margin / width, 0, sheet.width / width, sheet.height / height))
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
+    axes.axis("off")
+    for row, label in enumerate(rows):
         below = f"\n{scores[label]}" if scores and label in scores else ""
-        axes[0].text(-0.06, 0.5, text + below, transform=axes[0].transAxes, ha="right", va="center", fontsize=8)
-        for axis, index in zip(axes, frame_indices, strict=True):
-            picture = np.moveaxis(np.asarray(frames[index]), 0, -1)
-            axis.imshow(picture.clip(0, 1), interpolation="lanczos", aspect="auto")
-            axis.axis("off")
-    for axis, index in zip(grid[0], frame_indices, strict=True):
-        axis.set_title(f"frame {index + 1}", loc="center", fontsize=8, pad=3)
+        words = textwrap.fill(label, 34) + below
+        axes.text(-6, row * down + size[1] / 2, words, ha="right", va="center", fontsize=8)
+    for column, index in enumerate(frame_indices):
+        axes.text(column * across + size[0] / 2, -4, f"frame {index + 1}", ha="center", va="bottom", fontsize=8)
     if title:
-        figure.text(0.01, 1 - 0.06 / height, title, va="top", fontsize=9, fontweight="bold")
+        figure.text(0.01, 1 - 6 / height, title, va="top", fontsize=9, fontweight="bold")
     return figure
 
 
@@ -246,7 +250,7 @@ def write(figure: Figure, path: str | Path, dpi: int = 150) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = io.BytesIO()
-    figure.savefig(file, dpi=dpi)
+    figure.savefig(file, dpi=dpi, pil_kwargs={"compress_level": 1})
     picture = Picture.open(file).convert("RGB")
     if path.suffix == ".jpg":
         picture.save(path, quality=75, subsampling=0, optimize=True)

@@ -1,7 +1,6 @@
 """Pieces made ahead of whoever collects them, in processes side by side: a small model leaves the second core idle."""
 
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -10,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 from tqdm import tqdm
 
-from studies.models import chosen_device, quiet
+from studies.machine import process_count, quiet
 from studies.settings import Params
 from studies.store import Missing, finished_only
 from tav import interrupt
@@ -24,8 +23,8 @@ def make_ahead(params: Params, make: Callable, jobs: Sequence[tuple]) -> None:
     be more, so that a piece does not depend on how many were made beside it.
     Raises what `make` raises, and MemoryError if a process is killed.
     """
-    count = cores() if params.processes == "auto" else params.processes
-    if count == 1 or chosen_device(params) != "cpu":
+    count = process_count(params)
+    if count == 1:
         return
     torch.set_num_threads(1)
     missing = [job for job in jobs if not _is_finished(make, job)]
@@ -48,11 +47,6 @@ def make_ahead(params: Params, make: Callable, jobs: Sequence[tuple]) -> None:
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def cores() -> int:
-    """The cores that this process may use; all of them where the system does not say, as macOS."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_finished(make: Callable, job: tuple) -> bool:

@@ -11,8 +11,8 @@ from measures.conditions import FROM_TRUTH, check_kind, condition
 from measures.truth import truth_beside
 from studies.ahead import make_ahead
 from studies.digests import digest_of_model, digest_of_truth
+from studies.machine import chosen_device
 from studies.method import LOADING, Method, guidance
-from studies.models import chosen_device
 from studies.results import RESULTS, replacing
 from studies.settings import Params
 from studies.stages import collect
@@ -54,14 +54,8 @@ def pieces(controlled: "Controlled", name: str) -> Iterator[tuple[str, Piece]]:
         return
     edit, prompt = next(iter(entry.edits.items()))
     yield f"none/other/{name}/{edit}", controlled.method.edit(entry, prompt, "random")
-    for kind, drawn in controlled.conditions(params.clips[next_clip(params, name)]).items():
+    for kind, drawn in controlled.conditions(params.clips[params.next_clip(name)]).items():
         yield f"{kind}/other/{name}/{edit}", controlled.edit(entry, prompt, kind, drawn, "random")
-
-
-def next_clip(params: Params, name: str) -> str:
-    """The clip whose condition a clip is drawn under: the next in params.yaml, for the last one the first."""
-    names = list(params.clips)
-    return names[(names.index(name) + 1) % len(names)]
 
 
 class Controlled:

@@ -12,7 +12,8 @@ def inputs(params: Params) -> None:
     """Writes results/inputs/{models, clips, objects}.json.
 
     So a replaced file is noticed wherever it lies, and what params.yaml does not name is nobody's business. Edits of
-    params.yaml are not written: what is done once per clip does not depend on them.
+    params.yaml are not written, as what is done once per clip does not depend on them; but for the first one of each
+    clip where tuning stops by measure.
     """
     models = {"model": params.model, "lora": params.lora, **params.score.model_dump(), **params.control}
     drawing = params.conditions.model_dump()
@@ -22,7 +23,7 @@ def inputs(params: Params) -> None:
     several = params.with_clips(params.objects).clips
     noted = {
         "models": {name: {"is": model, "digest": digest_of_model(model)} for name, model in models.items()},
-        "clips": {name: _noted(entry) for name, entry in params.clips.items()},
+        "clips": {name: _noted(entry) | _watched(params, entry) for name, entry in params.clips.items()},
         "objects": {name: _noted(entry) | {"edits": entry.edits} for name, entry in several.items()},
     }
     with replacing(RESULTS / "inputs") as folder:
@@ -34,3 +35,7 @@ def _noted(entry: ClipEntry) -> dict:
     path = entry.source.path
     digests = {"digest": digest_of_files(path), "truth": digest_of_truth(path)}
     return entry.model_dump(exclude={"edits"}) | digests
+
+
+def _watched(params: Params, entry: ClipEntry) -> dict:
+    return {"watched": entry.first_edit} if params.tune.stop == "measure" else {}

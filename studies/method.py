@@ -1,7 +1,7 @@
 """The method's pieces: a clip's frames, its posterior, the tuned weights, the inverted noise, and frames of edits."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -21,12 +21,14 @@ from studies.models import (
 )
 from studies.settings import Params
 from studies.sources import source_frames
+from studies.stopping import learnt
 from studies.store import Piece, Store
 from tav.checkpoint import read_safetensors
 from tav.clip import read_frames, write_frames
 from tav.pipeline import TuneAVideoPipeline
 
 LOADING = load_model, load_weights, scheduler  # the code that whatever a tuned model makes depends on
+STATE = "state.safetensors"  # of an interrupted tuning
 SAME_RESULT = {"save_every", "recompute"}  # of `tune`: they change its cost alone
 
 
@@ -40,6 +42,7 @@ class Method:
         self.params, self.store = params, store or Store()
         self._pipe: TuneAVideoPipeline | None = None
         self._weights = ""  # the digest of the tuned weights that it has now
+        self._own_code: tuple[str, ...] = ()  # what the code of a method that changes this one adds to the keys
 
     def source(self, entry: ClipEntry) -> Piece:
         """See `source_frames`: a clip is decoded once."""
@@ -62,14 +65,18 @@ class Method:
         posterior = self.posterior(entry)
         needs = self._needs_of_model() | {"posterior": posterior.digest, "caption": entry.caption}
         needs["tune"] = self.params.tune.model_dump(exclude=SAME_RESULT)
+        code = (make_weights, load_model, *self._own_code)
+        if self.params.tune.stop == "measure":
+            needs["watched"] = {"clip": digest_of_model(self.params.score.clip_model), "prompt": entry.first_edit}
+            code += (learnt,)
 
         def make(folder: Path) -> None:
             if self._weights or self._pipe is None:  # else it is the image model's weights still
                 self._load()
             self._weights = "unknown"
-            make_weights(folder, self._pipe, posterior.folder, entry.caption, self.params)
+            self._make_weights(folder, read_posterior(posterior.folder, self._pipe), entry)
 
-        return self.store.take("weights", needs, (make_weights, load_model), make)
+        return self.store.take("weights", needs, code, make)
 
     def noise(self, entry: ClipEntry) -> Piece:
         """The noise f c h w that a clip inverts to under its tuned weights: inverted.safetensors with `noise`."""
@@ -121,6 +128,16 @@ class Method:
         label(self._pipe, task)
         return self._pipe
 
+    def _make_weights(self, folder: Path, posterior: DiagonalGaussianDistribution, entry: ClipEntry) -> None:
+        """Tunes the model that is loaded."""
+        make_weights(folder, self._pipe, posterior, entry.caption, self.params, self._learnt(posterior, entry))
+
+    def _learnt(self, posterior: DiagonalGaussianDistribution, entry: ClipEntry) -> Callable[[], bool] | None:
+        """What ends the tuning of the model that is loaded, if that is not the number of steps."""
+        if self.params.tune.stop == "steps":
+            return None
+        return learnt(self._pipe, posterior, entry.caption, entry.first_edit, self.params)
+
     def _load(self) -> None:
         """Loads the model anew, with the weights of the image model."""
         self._pipe = None  # so that two models are never in memory
@@ -151,10 +168,21 @@ def make_posterior(folder: Path, pipe: TuneAVideoPipeline, clip: Tensor) -> None
     save_tensors(folder / "posterior.safetensors", parameters=pipe.encode_posterior(clip).parameters)
 
 
-def make_weights(folder: Path, pipe: TuneAVideoPipeline, posterior: Path, caption: str, params: Params) -> None:
-    """Tunes `pipe` on a clip's posterior; goes on with what an interrupted run left in `folder`."""
-    state = folder / "state.safetensors"
-    losses = tune_with_progress(pipe, read_posterior(posterior, pipe), caption, params.tune, state)
+def make_weights(
+    folder: Path,
+    pipe: TuneAVideoPipeline,
+    posterior: DiagonalGaussianDistribution,
+    caption: str,
+    params: Params,
+    learnt: Callable[[], bool] | None = None,
+    look: Callable[[int], None] | None = None,
+) -> None:
+    """Tunes `pipe` on a clip's posterior; goes on with what an interrupted run left in `folder`.
+
+    learnt, look: see `tune_with_progress`. What `learnt` has read is no part of a state: with it tuning begins anew.
+    """
+    state = folder / STATE
+    losses = tune_with_progress(pipe, posterior, caption, params.tune, None if learnt else state, learnt, look)
     save_weights(pipe, folder / "tuned.safetensors", params.tune.tuned == "everything")
     with (folder / "losses.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("step", "loss"), *losses])

@@ -1,7 +1,7 @@
 """The models of params.yaml, loaded, tuned with a progress bar, and their tuned weights in and out."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.utils import logging
 
+from studies.machine import chosen_device, quiet
 from studies.settings import Inflate, Params, Tune
+from studies.stopping import until
 from tav.checkpoint import load_tuned, read_safetensors, save_tuned
-from tav.errors import InputError, check_finite
+from tav.errors import check_finite
 from tav.pipeline import TuneAVideoPipeline, load_pipeline
 from tav.tune import tune
 
-GPUS = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
 DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -42,14 +43,6 @@ def load_model(params: Params) -> TuneAVideoPipeline:
     return pipe
 
 
-def chosen_device(params: Params) -> str:
-    """The device that params.yaml asks for, a GPU of NVIDIA or Apple or the CPU; InputError if it is not there."""
-    there = [gpu for gpu, can_be_used in GPUS.items() if can_be_used()]
-    if params.device in GPUS and params.device not in there:
-        raise InputError(f"device is {params.device}, but no GPU can be used: set device to auto or cpu in params.yaml")
-    return [*there, "cpu"][0] if params.device == "auto" else params.device
-
-
 def load_image_model(params: Params) -> TuneAVideoPipeline:
     """The model as it is before it is inflated, which is what peer methods start from."""
     image_model = Inflate(norm="frame", attention="own", temporal=False, temporal_conv=False)
@@ -62,14 +55,24 @@ def tune_with_progress(
     caption: str,
     settings: Tune,
     state: Path | None = None,
+    learnt: Callable[[], bool] | None = None,
+    look: Callable[[int], None] | None = None,
 ) -> list[tuple[int, float]]:
-    """Tunes `pipe` on a clip's posterior with a progress bar; returns (step, loss). state: see `tav.tune.tune`."""
-    steps = tune(pipe, posterior, caption, state=state, **settings.model_dump())
+    """Tunes `pipe` on a clip's posterior with a progress bar; returns (step, loss).
+
+    state: see `tav.tune.tune`. learnt: asked now and then whether to end before settings.steps, see `studies.stopping`.
+    look: called after every step with its number.
+    """
+    steps = tune(pipe, posterior, caption, state=state, **settings.arguments())
+    if learnt:
+        steps = until(learnt, steps)
     losses = []
     with tqdm(steps, f"tune: {caption}", settings.steps, disable=quiet()) as bar:
         for step, loss in bar:
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             losses.append((step, loss))
+            if look:
+                look(step)
     return losses
 
 
@@ -105,8 +108,3 @@ def scheduler(of_model: Mapping, solver: str) -> DDIMScheduler | DPMSolverMultis
 def label(pipe: TuneAVideoPipeline, text: str) -> None:
     """What the progress bars of `pipe` say from now on."""
     pipe.set_progress_bar_config(desc=text, disable=quiet())
-
-
-def quiet() -> bool | None:
-    """What tqdm takes as `disable`: True where the environment asks for no bars."""
-    return bool(os.environ.get("TQDM_DISABLE")) or None  # None: tqdm shows a bar on a terminal only

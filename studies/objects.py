@@ -1,17 +1,8 @@
-"""Clips of several things (section 6): edited with and without a condition, and how much of the things is hidden."""
+"""Clips of several things (section 6): edited with and without a condition."""
 
-import json
-import math
 from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
-import torch
-from einops import reduce
-from PIL import Image
-
-from measures.clips import ClipEntry, Source
-from measures.truth import asks
+from measures.clips import ClipEntry
 from studies.ahead import make_ahead
 from studies.control import Controlled
 from studies.results import RESULTS, replacing
@@ -48,24 +39,3 @@ def pieces(controlled: Controlled, entry: ClipEntry) -> Iterator[tuple[str, Piec
         yield f"edit/{edit}", controlled.method.edit(entry, prompt)
         for kind, shown in conditions.items():
             yield f"{kind}/{edit}", controlled.edit(entry, prompt, kind, shown)
-
-
-def crowd(source: Source) -> dict[str, float]:
-    """How many "things" a clip shows, and the share of them that is "hidden", 0 to 1; nothing if no truth is known.
-
-    A thing's visible area, for its size, is compared with the most that it has in any frame of the clip.
-    """
-    truth, sheet = (Path(source.path).with_suffix(end) for end in (".json", ".masks.png"))
-    if not truth.exists():
-        return {}
-    sizes = np.array(json.loads(truth.read_text())["frames"])[..., 2]  # f k
-    visible = np.asarray(Image.open(sheet).convert("L")) / 255
-    seen = reduce(visible, "(k h) (f w) -> f k", "sum", f=len(sizes), k=sizes.shape[1]) / sizes**2
-    return {"things": sizes.shape[1], "hidden": float(1 - (seen / seen.max(0)).mean())}
-
-
-def count_error(judge, frames: torch.Tensor, prompt: str) -> float:
-    """How many things too many or too few frames f 3 h w in [0, 1] show on average; nan where that cannot be read."""
-    asked = asks(prompt, judge.answers) if judge else None
-    read = judge.read(frames).names["count"] if asked else []
-    return sum(abs(int(count) - int(asked["count"])) for count in read) / len(read) if read else math.nan

@@ -70,10 +70,44 @@ class Scores:
         needs |= {"prompt": entry.edits[edit], "caption": entry.caption, "truth": digest_of_truth(entry.source.path)}
         needs |= entry.source.model_dump(exclude={"path"})
 
-        def make(folder: Path) -> None:
-            (folder / FILE).write_text(json.dumps(self.evaluator.score(clip, edit, frames)))
+        return self._kept(needs, "measures.evaluate.Evaluator", lambda: self.evaluator.score(clip, edit, frames))
 
-        piece = self.store.take("scores", needs, ("measures.evaluate.Evaluator",), make)
+    def followed(self, clip: str, frames: Tensor) -> dict[str, float]:
+        """How closely frames f 3 h w in [0, 1] keep to where a clip has its things, see `measures.truth.followed`.
+
+        Nothing where no judge is named, or no truth is known of the clip.
+        """
+        source = self.clips[clip].source
+        if not (self.params.score.judge and self.params.clip.is_square and digest_of_truth(source.path)):
+            return {}
+        needs = {"frames": _digest(frames), "judge": self._models["judge"], "truth": digest_of_truth(source.path)}
+        needs |= source.model_dump(exclude={"path"})
+
+        def take() -> dict[str, float]:
+            from measures.truth import followed, truth_beside
+
+            return followed(self.judge.read(frames), truth_beside(source, len(frames), self.params.clip.size))
+
+        return self._kept(needs, "measures.truth.followed", take)
+
+    def count_error(self, prompt: str, frames: Tensor) -> float:
+        """How many things too many or too few frames show, see `measures.truth.count_error`."""
+        needs = {"frames": _digest(frames), "judge": self._models["judge"], "prompt": prompt}
+
+        def take() -> dict[str, float]:
+            from measures.truth import count_error
+
+            return {"count error": count_error(self.judge, frames, prompt)}
+
+        return self._kept(needs, "measures.truth.count_error", take)["count error"]
+
+    def _kept(self, needs: dict, code: str, take: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What `take`, whose `code` it is, says of frames: taken once."""
+
+        def make(folder: Path) -> None:
+            (folder / FILE).write_text(json.dumps(take()))
+
+        piece = self.store.take("scores", needs, (code, "measures.judge.Judge"), make)
         with loading(piece.folder / FILE, f"delete {piece.folder}, it is made again"):
             return json.loads((piece.folder / FILE).read_text())
 

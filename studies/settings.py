@@ -117,7 +117,12 @@ class Tune(Section):
     recompute: Literal["none", "lean", "feed-forward", "full"]
     mixed_precision: Literal["no", "fp16", "bf16"]
     prior_preservation: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+    stop: Literal["steps", "measure"]
     save_every: Count
+
+    def arguments(self) -> dict:
+        """What `tav.tune.tune` takes."""
+        return self.model_dump(exclude={"stop"})
 
 
 class Memory(Section):
@@ -233,6 +238,17 @@ class Params(Section):
             return Params.model_validate(settings)
         except ValidationError as error:
             raise InputError(f"variant {variant}: {explain(error)}") from None
+
+    def runs(self) -> list[tuple[str, int]]:
+        """The ablation's variants and their seeds of tuning: those of full_ablation and `seeds` only if `full`."""
+        variants = [*self.ablation, *(self.full_ablation if self.full else [])]
+        seeds = dict.fromkeys([self.tune.seed, *(self.seeds if self.full else [])])
+        return [(variant, seed) for variant in variants for seed in seeds]
+
+    def next_clip(self, name: str) -> str:
+        """The clip whose condition a clip is drawn under: the next in params.yaml, for the last one the first."""
+        names = list(self.clips)
+        return names[(names.index(name) + 1) % len(names)]
 
     def with_clips(self, path: str) -> "Params":
         """These settings with the clips of a list, a YAML file with `clips` as in params.yaml; "" is a list of none.

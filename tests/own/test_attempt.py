@@ -90,8 +90,8 @@ def test_a_longer_clip_is_edited_in_windows(clip):
 def test_tuning_until_learnt_makes_weights_of_its_own(clip, monkeypatch, set_params):
     tiny_clip.save_clip(Path("clip"))
     set_params({"score.clip_model": "clip"})
-    monkeypatch.setattr("own.stopping.EVERY", 1)
-    monkeypatch.setattr("own.stopping.LEAST", 2.0)  # which nothing gains
+    monkeypatch.setattr("studies.stopping.EVERY", 1)
+    monkeypatch.setattr("studies.stopping.LEAST", 2.0)  # which nothing gains
     assert attempted("--edit", FIRST, "--steps", "9", "--until-learnt") == 0
     (made,) = Path(".pieces/weights").glob("*")
     assert len((made / "losses.csv").read_text().splitlines()) == 1 + 2

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from studies.__main__ import main
-from studies.models import GPUS, chosen_device
+from studies.machine import GPUS, chosen_device
 from studies.settings import load_params
 from tav.clip import read_frames
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from studies.control import control_clips, next_clip
+from studies.control import control_clips
 from studies.method import Method
 from studies.models import load_model
 from studies.settings import load_params
@@ -73,7 +73,7 @@ def test_clips_are_sampled_under_their_own_and_the_next_clips_conditions(tuned):
 
 
 def test_the_last_clip_is_followed_by_the_first(tuned):
-    assert next_clip(tuned, "square") == "known" and next_clip(tuned, "known") == "square"
+    assert tuned.next_clip("square") == "known" and tuned.next_clip("known") == "square"
 
 
 def test_what_is_drawn_from_frames_needs_no_truth(tuned, set_params):

@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 
 from measures.clips import Source
 from measures.judge import Judge
+from measures.truth import count_error, crowd
 from studies.__main__ import main
-from studies.objects import count_error, crowd
 from studies.settings import load_params
 from tav.clip import read_clip, read_frames
 from tests import tiny

@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from measures.score import ClipScorer, PickScorer
-from measures.tables import Stored, over_clips, trivial
+from measures.tables import Stored, gains, over_clips, trivial
 from studies.scores import Scores
 from studies.settings import load_params
 from tav.clip import write_frames
@@ -178,6 +178,16 @@ def test_no_edits_make_an_empty_table_with_its_keys(evaluated):
     table = Scores(load_params()).table({"edit": {}})
     assert list(table) == ["method", "clip", "edit"]
     assert all(math.isnan(value) for value in over_clips(table, "text alignment"))
+
+
+def test_an_interval_does_not_leave_what_its_measure_can_be():
+    shares = {"method": ["a"] * 4 + ["b"] * 4, "clip": ["1", "2", "3", "4"] * 2, "edit": "x"}
+    shares = pd.DataFrame(shares | {"edit success": [1, 1, 1, 0.2, 0, 0, 0, 0.6], "warp error": [1, 1, 1, 0.2] * 2})
+    mean, low, high = over_clips(shares[shares.method == "a"], "edit success")
+    assert 0 <= low < mean < high == 1
+    assert over_clips(shares[shares.method == "a"], "warp error").high > 1  # which knows no most
+    assert gains(shares, "edit success", "a", "b").high == 1
+    assert gains(shares, "edit success", "b", "a").low == -1
 
 
 def test_stored_edits_are_read_when_they_are_asked_for_and_score_as_frames_do(evaluated):

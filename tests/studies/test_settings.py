@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from studies.ablation import runs
 from studies.settings import load_params
 from tav.errors import InputError
 
@@ -142,4 +141,4 @@ def test_the_same_name_in_both_tables_of_variants_is_refused(workplace, set_para
 
 def test_a_seed_that_is_named_twice_is_run_once(workplace, set_params):
     set_params({"full": True, "seeds": [34, 34, 33], "full_ablation": {"slow": {}}})
-    assert runs(load_params()) == [("slow", 33), ("slow", 34)]
+    assert load_params().runs() == [("slow", 33), ("slow", 34)]

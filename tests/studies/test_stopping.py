@@ -1,11 +1,47 @@
 """Tuning that ends when a clip is learnt."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
-from own.stopping import EVERY, PATIENCE, Learnt, held_error, preview, until
+from studies.__main__ import main
+from studies.settings import load_params
+from studies.stopping import EVERY, PATIENCE, Learnt, held_error, preview, until
 from tav import load_pipeline, tune
-from tests import tiny
+from tests import tiny, tiny_clip
+
+
+@pytest.fixture
+def by_measure(workplace, set_params, monkeypatch):
+    """Settings under which tuning ends at the second step, as nothing that it gains is enough."""
+    tiny_clip.save_clip(Path("clip"))
+    monkeypatch.setattr("studies.stopping.EVERY", 1)
+    monkeypatch.setattr("studies.stopping.LEAST", 2.0)
+    set_params({"score.clip_model": "clip", "tune.steps": 9, "tune.stop": "measure"})
+
+
+def steps_of_tuning() -> int:
+    return len(Path("results/tune/square/losses.csv").read_text().splitlines()) - 1
+
+
+def test_a_pipeline_can_stop_by_measure_and_its_weights_are_others(by_measure, set_params):
+    assert main(["tune"]) == 0 and steps_of_tuning() == PATIENCE
+    set_params({"tune.stop": "steps"})
+    assert main(["tune"]) == 0 and steps_of_tuning() == 9
+    set_params({"tune.stop": "measure"})
+    monitored = len(list(Path(".pieces/weights").iterdir()))
+    assert main(["tune"]) == 0 and steps_of_tuning() == PATIENCE and monitored == 2
+
+
+def test_what_is_watched_is_an_input_of_stopping_by_measure_alone(by_measure, set_params):
+    prompt = load_params().clips["square"].first_edit
+    assert main(["inputs"]) == 0
+    assert json.loads(Path("results/inputs/clips.json").read_text())["square"]["watched"] == prompt
+    set_params({"tune.stop": "steps"})
+    assert main(["inputs"]) == 0
+    assert "watched" not in json.loads(Path("results/inputs/clips.json").read_text())["square"]
 
 
 @pytest.fixture

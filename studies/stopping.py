@@ -1,7 +1,8 @@
 """Tune no longer than needed: stop when a clip is learnt, or when what a prompt asks is being forgotten."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 
 import torch
 from diffusers import DDPMScheduler
@@ -9,6 +10,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from studies.settings import Params
 from tav.pipeline import TuneAVideoPipeline
 
 EVERY, PATIENCE = 25, 2  # steps between checks, and checks without a gain after which tuning ends
@@ -43,6 +45,7 @@ def preview(pipe: TuneAVideoPipeline, prompt: str, shape: torch.Size, guidance_s
     shape: of the latents f c h w.
     """
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    pipe.set_progress_bar_config(disable=True)
     with half_as_tuned(pipe):
         return pipe(prompt, noise, steps, guidance_scale=guidance_scale, output_type="pt").frames[0].cpu()
 
@@ -74,9 +77,24 @@ class Learnt:
         return max(self.without_gain, self.below) >= PATIENCE
 
 
-def until(learnt: Callable[[], bool], steps: Iterable[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+def learnt(
+    pipe: TuneAVideoPipeline, posterior: DiagonalGaussianDistribution, caption: str, prompt: str, params: Params
+) -> Learnt:
+    """Watches the tuning of `pipe` on a clip's posterior; `prompt` is what must not be forgotten."""
+    from measures.score import ClipScorer, text_alignment  # seconds that tuning by steps does not need
+
+    scorer = ClipScorer(params.score.clip_model, params.device)
+    text, shape = scorer.embed_prompt(prompt), posterior.mean.shape
+    return Learnt(
+        lambda: held_error(pipe, posterior, caption, params.tune.seed),
+        lambda: text_alignment(scorer.embed_frames(preview(pipe, prompt, shape, params.edit.guidance_scale)), text),
+    )
+
+
+def until(learnt: Callable[[], bool], steps: Generator[tuple[int, float]]) -> Iterator[tuple[int, float]]:
     """The steps of `tav.tune.tune` until, at one of the checks, a clip is learnt."""
-    for step, loss in steps:
-        yield step, loss
-        if step % EVERY == 0 and learnt():
-            return
+    with closing(steps):
+        for step, loss in steps:
+            yield step, loss
+            if step % EVERY == 0 and learnt():
+                return

@@ -1,0 +1,46 @@
+"""`dvc repro` with a head start: stages that need nothing of each other run in two lanes, side by side.
+
+DVC runs one stage after the other, and a stage that imports, draws or writes leaves the second core idle. Where pieces
+are made by one process at a time, as on a GPU, whose memory two stages would have to share, it is `dvc repro` alone.
+"""
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+
+from studies.settings import Params
+from tav import interrupt
+
+FIRST = ["edit"]  # with all that it takes
+LANES = (
+    ["ablate", "03_ablation", "02_results", "01_method"],
+    ["peers", "04_baselines", "control", "06_control", "objects", "05_multi_object"],
+)  # what is left runs after them, alone: of it, `cost` takes times
+
+
+def reproduce(params: Params) -> None:
+    """Runs every stage that is stale; ends the process with DVC's exit code if one fails."""
+    first = _dvc(*FIRST)
+    from studies.machine import process_count  # two seconds for torch, which DVC need not wait for
+
+    _finish(first)
+    if process_count(params) > 1:
+        with interrupt.unwinding(), ExitStack() as stack:
+            lanes = [stack.enter_context(_dvc("--single-item", *lane, bar=row)) for row, lane in enumerate(LANES)]
+            codes = [lane.wait() for lane in lanes]
+        if any(codes):
+            sys.exit(max(codes))
+    _finish(_dvc())
+
+
+def _dvc(*arguments: str, bar: int = 0) -> subprocess.Popen:
+    """Starts `dvc repro`; its progress bars take the terminal's row `bar` from here."""
+    command = [sys.executable, "-m", "dvc", "repro", "--wait-for-lock", *arguments]
+    return subprocess.Popen(command, env=os.environ | {"TQDM_POSITION": str(bar)})
+
+
+def _finish(running: subprocess.Popen) -> None:
+    with interrupt.unwinding(), running:
+        if code := running.wait():
+            sys.exit(code)
