@@ -1,4 +1,4 @@
-"""What a change costs after a whole run: seconds of `dvc repro`, the stages that ran and the pieces that were made.
+"""What a change costs after a whole run: seconds of what `make reproduce` runs, its stages, and the pieces it makes.
 
     python -m benchmarks.changes                 # all changes, into benchmarks/results/changes.csv
     python -m publish readme                     # the table of README.md from it
@@ -97,9 +97,9 @@ def copy_of_project() -> Iterator[Path]:
 
 
 def repro() -> list[str]:
-    """Runs `dvc repro`; returns the stages that were executed."""
+    """Runs the stages that are stale, as `make reproduce` does; returns those that were executed."""
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "TQDM_DISABLE": "1"}
-    command = [sys.executable, "-m", "dvc", "repro"]
+    command = [sys.executable, "-m", "publish", "reproduce"]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise SystemExit(done.stdout[-2000:])

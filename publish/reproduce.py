@@ -36,7 +36,7 @@ def reproduce(params: Params) -> None:
 
 def _dvc(*arguments: str, bar: int = 0) -> subprocess.Popen:
     """Starts `dvc repro`; its progress bars take the terminal's row `bar` from here."""
-    command = [sys.executable, "-m", "dvc", "repro", "--wait-for-lock", *arguments]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *arguments]
     return subprocess.Popen(command, env=os.environ | {"TQDM_POSITION": str(bar)})
 
 

@@ -59,6 +59,15 @@ def test_a_second_run_runs_nothing(workspace, first_run):
     assert workspace.files("results", "reports") == before
 
 
+def test_a_run_in_two_lanes_runs_nothing_either(workspace, first_run):
+    workspace.settings["processes"] = 2
+    running = workspace.start("publish", "reproduce")
+    said = running.communicate()[0]
+    assert running.returncode == 0, said
+    assert set(re.findall(r"^Running stage '(.+)':", said, re.MULTILINE)) == {"inputs"}
+    assert "Stage '06_control' didn't change, skipping" in said and said.count("didn't change") > 2 * len(NOTEBOOKS)
+
+
 def test_a_new_clip_makes_its_own_pieces_alone(workspace, first_run):
     before = workspace.pieces("weights", "noise", "frames")
     workspace.add_clip("two")
