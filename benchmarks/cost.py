@@ -306,7 +306,8 @@ def peak_memory() -> float:
     """Peak memory of this process so far: the GPU's where it is used, else resident, in GB."""
     if torch.cuda.is_available() and torch.cuda.memory_reserved():
         return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def synchronize() -> None:

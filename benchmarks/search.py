@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.cost import changed
 from measures.clips import ClipEntry
 from measures.tables import Stored
 from peers import PEERS
@@ -82,10 +83,7 @@ def edits_at(method: str, params: Params, settings: dict, entry: ClipEntry) -> d
 @lru_cache(maxsize=1)
 def method_at(rate: float, scale: float) -> Method:
     """Our method at another learning rate and guidance scale."""
-    params = load_params()
-    tune = params.tune.model_copy(update={"learning_rate": rate})
-    edit = params.edit.model_copy(update={"guidance_scale": scale})
-    return Method(params.model_copy(update={"tune": tune, "edit": edit}))
+    return Method(changed(load_params(), tune={"learning_rate": rate}, edit={"guidance_scale": scale}))
 
 
 @lru_cache(maxsize=1)

@@ -101,7 +101,7 @@ def expected(results: Path = RESULTS) -> str:
     file = results / "expected.csv"
     if not file.is_file():
         return NOT_YET.format("python -m benchmarks.expected DEVICE")
-    measured = " ".join(read("full-size", results)["device"].unique())
+    measured = " ".join(pd.concat([read(kind, results) for kind in ("full-size", "released")])["device"].unique())
     rows = pd.read_csv(file)
     rows = rows[[gpu.split(",")[0] not in measured for gpu in rows["gpu"]]]
     if rows.empty:

@@ -55,7 +55,8 @@ class Judge:
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "auto") -> "Judge":
-        """Load `folder`/reader and `folder`/finder in float32; `device` is auto (a GPU if there is one), cpu or cuda.
+        """Load `folder`/reader and `folder`/finder in float32; `device` is cpu, cuda, mps or auto, which is
+        cuda where it can be used, else cpu.
 
         Raises InputError with one line if the folder is missing, incomplete or broken.
         """

@@ -63,11 +63,6 @@ def ff_beta(flow: np.ndarray, source: np.ndarray) -> float:
     return float((1 - (flow * source).sum(-1) / lengths[0] / lengths[1]).mean()) if len(flow) else math.nan
 
 
-def end_point_error(flow: np.ndarray, source: np.ndarray) -> float:
-    """Mean distance in pixels between the flows of edit and source; V2VBench's "motion" is its negative, with RAFT."""
-    return float(np.linalg.norm(flow - source, axis=-1).mean()) if len(flow) else math.nan
-
-
 def semantic_score(frames: Tensor, source: Tensor, mask: np.ndarray | Tensor) -> float:
     """EditBoard's Semantic score: the largest difference of a channel, in grey levels, where `mask`, f h w, is 0.
 

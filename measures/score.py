@@ -100,7 +100,7 @@ class PickScorer:
         text = self.processor.tokenizer(prompt, truncation=True, max_length=length, return_tensors="pt")
         pictures = self.processor.image_processor(_pictures(frames, self.square), return_tensors="pt")
         output = self.model(**text.to(self.device), **pictures.to(self.device))
-        return float(output.logits_per_image.double().mean())
+        return float(output.logits_per_image.cpu().double().mean())
 
 
 def _device(device: str) -> str:

@@ -13,11 +13,16 @@ from tav.clip import read_frames
 METHOD = "Tune-A-Video"
 SOURCE = "the source clip itself"
 REPEATED = "one edited frame, repeated"
-RANGES = dict.fromkeys(("edit success", "identity stability", "mask overlap"), (0, 1)) | {
-    "motion correlation": (-1, 1),
-    "motion fidelity": (-1, 1),
+SHARES = "edit success", "identity stability", "identity error", "mask overlap"
+ERRORS = "centre error", "size error", "angle error", "count error", "warp error", "FF-alpha", "Semantic"
+RANGES = {  # what a measure can be: no interval goes beyond
+    **dict.fromkeys(SHARES, (0, 1)),
+    **dict.fromkeys(ERRORS, (0, math.inf)),
+    **dict.fromkeys(("motion correlation", "motion fidelity"), (-1, 1)),
+    **dict.fromkeys(("frame consistency", "text alignment"), (-100, 100)),
     "frame accuracy": (0, 100),
-}  # what a measure can be, where that is bounded on both sides: no interval goes beyond
+    "FF-beta": (0, 2),
+}
 
 
 class Stored(UserDict):

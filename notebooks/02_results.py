@@ -51,10 +51,13 @@ shown_frames = 6  # in a strip, evenly spread over the clip and the same for all
 # %%
 params = load_params()
 count = sum(len(entry.edits) for entry in params.clips.values())
+steps = f"at most {params.tune.steps}" if params.tune.stop == "measure" else params.tune.steps
+
+# %%
 display(
     Markdown(f"""
 {len(params.clips)} clips with {count} edits, drawn by the model `{params.model}` and scored by CLIP
-`{params.score.clip_model}`. {params.clip.num_frames} frames of {params.clip.size} pixels; {params.tune.steps} tuning
+`{params.score.clip_model}`. {params.clip.num_frames} frames of {params.clip.size} pixels; {steps} tuning
 steps at a learning rate of {params.tune.learning_rate:g}, seed {params.tune.seed}; {params.invert.steps} steps of DDIM
 inversion; {params.edit.steps} DDIM steps with guidance {params.edit.guidance_scale:g}.
 """)
@@ -70,7 +73,7 @@ sources = {clip: kept_frames(params, f"results/tune/{clip}/source") for clip in 
 reconstructions = {clip: kept_frames(params, f"results/invert/{clip}/reconstruction") for clip in params.clips}
 edits = edits_in(params, "results/edit")
 indices = figures.pick_frames(params.clip.num_frames, shown_frames)
-setting = f"{params.model}, {params.tune.steps} steps, seed {params.tune.seed}, guidance {params.edit.guidance_scale:g}"
+setting = f"{params.model}, {steps} steps, seed {params.tune.seed}, guidance {params.edit.guidance_scale:g}"
 
 # %% [markdown]
 # ## Tuning

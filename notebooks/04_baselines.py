@@ -11,7 +11,7 @@
 #
 # **Question.** Is one-shot tuning better than editing every frame by itself, and than a text-to-video model?
 #
-# **Claim** (paper, section 5.2 and table 1). Tune-A-Video's frames agree more, and follow the edit prompt no less, than
+# **Claim** (paper, section 5.2 and table 1). Tune-A-Video's frames agree more, and follow the edit prompt more, than
 # those of Plug-and-Play, applied frame by frame, and of CogVideo.
 #
 # The peers work on the same image model, clips, prompts, seed and number of steps, and get none of our tuned weights;

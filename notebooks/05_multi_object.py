@@ -35,6 +35,8 @@ from measures.evidence import Interval, decide, evidence, write_metrics
 from measures.tables import SOURCE, Stored, gains, means
 from measures.truth import crowd
 from publish import figures
+
+# %%
 from studies.scores import Scores
 from studies.settings import load_params
 from studies.sources import kept_frames
@@ -84,7 +86,7 @@ counted = [scorer.count_error(params.clips[c].edits[e], methods[m][c, e]) for m,
 scores = scores.assign(**{"count error": counted, "identity error": 1 - scores.get("right object", np.nan)}).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
 if listed and scorer.unread():
-    display(Markdown(f"{scorer.unread()} Errors of count and identity, which this section asks for, need both too."))
+    display(Markdown(f"{scorer.unread()} Errors of identity need both too, and errors of count a judge."))
 
 # %% [markdown]
 # ## Errors by number and occlusion

@@ -55,10 +55,14 @@ def edit_own_clip(params: Params, options: Namespace) -> None:
     """
     if options.save and options.window:
         raise InputError("--save keeps a model that takes its clip at once: leave out --window or --save")
+    if options.save and params.tune.tuned == "everything":
+        raise InputError("--save keeps the weights that the paper tunes: leave it out, or set tune.tuned to paper")
     name = clip_name(options.clip.stem if options.clip.is_file() else options.clip.name)
     caption = options.caption or _caption(options.clip, options.captioner)
     settings, said = chosen(params, options)
-    edits = {clip_name(prompt): prompt for prompt in options.edit}
+    edits = {}
+    for prompt in dict.fromkeys(options.edit):
+        edits[clip_name(prompt, edits)] = prompt
     entry = {"source": settings.pop("source"), "caption": caption, "edits": edits}
     try:
         params = Params.model_validate(params.model_dump(mode="json") | settings | {"clips": {name: entry}})
@@ -82,7 +86,7 @@ def edit_own_clip(params: Params, options: Namespace) -> None:
     if options.save:
         noise = method.start_noise(entry, method.start(entry, "inverted"))
         kept = {"caption": caption, "tune": params.tune.model_dump(), "source": entry.source.model_dump()}
-        kept["inflate"] = params.inflate.model_dump() | {"seed": params.tune.seed}
+        kept["inflate"] = params.inflate.model_dump() | {"seed": params.tune.seed, "lora": params.lora}
         pipe = method.pipe_on(entry, "save", params.edit.solver)
         save_bundle(options.save, pipe, noise, params.model, **kept)
     page = write_page(folder, name, caption, entry.edits, clips, params.clip.fps)

@@ -12,14 +12,12 @@ from pathlib import Path
 import torch
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
-from torchvision.transforms.functional import to_tensor
 
 from footage.lists import count_frames
-from tav.clip import PICTURES, fit_pictures, read_clip
-from tav.errors import InputError, loading
+from tav.clip import PICTURES, fit_pictures, open_picture, read_clip
+from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
 
 DEPTH = 0.3  # share of the inversion's steps after which maps are taken: outlines are there still, colours less so
@@ -81,9 +79,7 @@ def read_mask(file: Path, num_frames: int, size: tuple[int, int], fit: str, star
     of which start, start + stride, ... are then taken. Raises InputError if it cannot be read.
     """
     if file.suffix.lower() in PICTURES and file.is_file():
-        with loading(file, "give a picture, a video or a folder of frames, white where the clip may change"):
-            picture = to_tensor(Image.open(file).convert("RGB"))
-        pictures = fit_pictures(picture[None], size, fit).expand(num_frames, -1, -1, -1)
+        pictures = fit_pictures(open_picture(file)[None], size, fit).expand(num_frames, -1, -1, -1)
     else:
         start, stride = (0, 1) if count_frames(file) == num_frames else (start, stride)
         pictures = (read_clip(file, num_frames, size, start, stride, fit) + 1) / 2

@@ -8,7 +8,7 @@ docs/own-clips.md. What is smaller than a bound here does not matter, and the bo
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,8 @@ from torch.nn.functional import max_pool2d
 from benchmarks.cost import RESULTS, changed
 from benchmarks.full_size import of_key, recorded, write_rows
 from measures.clips import ClipEntry
-from measures.evidence import Interval, bootstrap, decide
+from measures.evidence import Interval, decide
+from measures.tables import gains, over_clips
 from measures.truth import truth_beside
 from own.method import OwnMethod
 from own.windows import windows
@@ -65,7 +66,7 @@ def background(params: Params) -> Iterator[Job]:
 
 def stopping(params: Params) -> Iterator[Job]:
     """All edits after STEPS steps of tuning, and after as many of them as a clip needs."""
-    params = changed(params, tune={"steps": STEPS})
+    params = changed(params, tune={"steps": STEPS, "stop": "steps"})
     yield from _edits("fixed", Method(params))
     yield from _edits("until learnt", Method(changed(params, tune={"stop": "measure"})))
 
@@ -130,18 +131,19 @@ def seam(frames: torch.Tensor) -> float:
 def claims(rows: pd.DataFrame) -> list[dict]:
     """Every claim with its verdict, from all rows."""
 
+    rows = rows.rename(columns={"how": "method"})
+
     def gain(part: str, how: str, than: str, what: str) -> Interval:
-        own = rows[rows["part"] == part].set_index(["how", "clip", "edit"])[what]
-        return _over_clips((own[how] - own[than]).dropna())
+        return gains(rows[rows["part"] == part], what, how, than)
 
     def value(part: str, how: str, what: str) -> Interval:
-        return _over_clips(rows[(rows["part"] == part) & (rows["how"] == how)].set_index(["clip", "edit"])[what])
+        return over_clips(rows[(rows["part"] == part) & (rows["method"] == how)], what)
 
     found = []
     for how, who in (("words", "A mask from the word that is edited"), ("mask", "A mask that is given")):
         change, success = (gain("background", how, "plain", what) for what in ("background change", "edit success"))
         found += [
-            decide(f"{who} keeps the background", "Background change, less than without", change, at_most=-1.0),
+            decide(f"{who} keeps the background", "Background change minus that without a mask", change, at_most=-1.0),
             decide(f"{who} costs no edit", "Edit success, gained over none", success, at_least=-SMALL),
         ]
     stopped = value("stopping", "until learnt", "steps")
@@ -158,11 +160,6 @@ def claims(rows: pd.DataFrame) -> list[dict]:
         decide("Windows cost no edit success", "Edit success, gained", success, at_least=-SMALL),
         decide("Seams are not seen", "Difference of neighbours at seams, by elsewhere", seams, at_most=1.25),
     ]
-
-
-def _over_clips(values: pd.Series) -> Interval:
-    by_clip: Mapping[str, list[float]] = values.groupby("clip").apply(list).to_dict()
-    return bootstrap(by_clip)
 
 
 def table(found: list[dict]) -> str:

@@ -5,14 +5,13 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import av
 from torch import Tensor
 
 from footage.lists import count_frames
 from measures.clips import ClipEntry, Source
 from measures.evaluate import Evaluator
 from studies.settings import Params
-from tav.clip import read_clip, read_frames
+from tav.clip import frame_size, read_clip, read_frames
 from tav.errors import InputError, one_line
 
 CLIP, EDIT = "clip", "edit"
@@ -47,11 +46,7 @@ def read_all(path: Path) -> Tensor:
     """All frames of a video, a GIF or a folder of frames at their own size, f 3 h w in [0, 1]."""
     if path.is_dir():
         return read_frames(path)
-    count = count_frames(path)
-    with av.open(str(path), metadata_errors="replace") as container:
-        stream = container.streams.video[0]
-        size = stream.height, stream.width
-    return (read_clip(path, count, size) + 1) / 2
+    return (read_clip(path, count_frames(path), frame_size(path)) + 1) / 2
 
 
 def write_row(row: dict[str, str], file: Path | None) -> None:
@@ -59,7 +54,7 @@ def write_row(row: dict[str, str], file: Path | None) -> None:
     csv.writer(sys.stdout, lineterminator="\n").writerows([row.keys(), row.values()])
     if file is None:
         return
-    new = not file.exists()
+    new = not file.exists() or not file.stat().st_size
     if not new and (header := file.open(newline="").readline().strip()) != ",".join(row):
         raise InputError(f"{file} has other columns ({one_line(header)}): name another file with --out")
     file.parent.mkdir(parents=True, exist_ok=True)

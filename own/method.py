@@ -13,7 +13,6 @@ from own.background import edit_inside, invert_path, mask_of_words, of_latents
 from own.windows import WindowedPosterior, over_windows, windows
 from studies.method import (
     LOADING,
-    STATE,
     Method,
     guidance,
     make_posterior,
@@ -70,14 +69,14 @@ class OwnMethod(Method):
         if self.window:
             part = DiagonalGaussianDistribution(posterior.parameters[self._windows[0]])
             posterior = WindowedPosterior(posterior, self._windows)
-            (folder / STATE).unlink(missing_ok=True)  # whose windows would not be in turn
 
         def look(step: int) -> None:
             if step % self.look_every == 0:
                 self.look(step, preview(self._pipe, prompt, part.mean.shape, self.params.edit.guidance_scale))
 
-        given = entry.caption, self.params, self._learnt(part, entry), look if self.look_every else None
-        make_weights(folder, self._pipe, posterior, *given)
+        ended, resumes = self._ended(part, entry), not self.window  # whose windows would not be in turn
+        given = posterior, entry.caption, self.params, ended, resumes, look if self.look_every else None
+        make_weights(folder, self._pipe, *given)
 
     def pipe_on(self, entry: ClipEntry, task: str, solver: str) -> TuneAVideoPipeline:
         return self._whole(super().pipe_on(entry, task, solver))

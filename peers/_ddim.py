@@ -19,7 +19,8 @@ class Sampling:
     """How a peer samples.
 
     steps: DDIM steps of sampling, and of inversion where a method inverts. guidance_scale: of classifier-free guidance;
-    1 does without. seed: of whatever is random; a seed gives the same frames every time.
+    1 does without. negative_prompt: what it guides away from. seed: of whatever is random; a seed gives the same frames
+    every time.
     """
 
     steps: int

@@ -108,15 +108,17 @@ def curve(losses: Mapping[str, ArrayLike], window: int = 10, title: str = "", yl
     """
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    smooth = {clip: np.convolve(loss, np.ones(window) / window, "valid") for clip, loss in losses.items()}
-    steps = np.arange(window, window + len(next(iter(smooth.values()))))
-    for line in smooth.values():
+    smooth = [np.convolve(loss, np.ones(window) / window, "valid") for loss in losses.values()]
+    stacked = np.full((len(smooth), max(map(len, smooth))), np.nan)  # clips may have been tuned for fewer steps
+    for row, line in zip(stacked, smooth, strict=True):
+        row[: len(line)] = line
+    steps = np.arange(window, window + stacked.shape[1])
+    for line in stacked:
         axes.plot(steps, line, color=GREY if len(smooth) > 1 else BLUE, lw=0.8 if len(smooth) > 1 else 2)
-    stacked = np.stack(list(smooth.values()))
     if len(smooth) > 1:
-        low, high = np.quantile(stacked, [0.1, 0.9], axis=0)
+        low, high = np.nanquantile(stacked, [0.1, 0.9], axis=0)
         axes.fill_between(steps, low, high, color=BLUE, alpha=0.15, lw=0, label="middle 80 % of the clips")
-        axes.plot(steps, stacked.mean(axis=0), color=BLUE, lw=2, label=f"mean of {len(smooth)} clips")
+        axes.plot(steps, np.nanmean(stacked, axis=0), color=BLUE, lw=2, label=f"mean of {len(smooth)} clips")
         axes.legend()
     axes.set(xlabel=f"tuning step (running mean over {window})", ylabel=ylabel, title=title)
     axes.set_ylim(bottom=0)
@@ -194,7 +196,7 @@ def intervals(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], ti
     return figure
 
 
-def animate(rows: Mapping[str, ArrayLike], fps: float = 8, quality: int = 70) -> bytes:
+def animate(rows: Mapping[str, ArrayLike], fps: float = 8) -> bytes:
     """An animated WebP that loops, the rows' frames (f 3 h w in [0, 1]) side by side; equal rows give equal bytes.
 
     Frames keep their size up to 128 pixels and are reduced above: whoever shows it enlarges it.
@@ -210,10 +212,10 @@ def animate(rows: Mapping[str, ArrayLike], fps: float = 8, quality: int = 70) ->
             picture = Picture.fromarray(frame)
             sheet.paste(picture.resize(size, Picture.Resampling.BICUBIC), (column * (size[0] + 2), 0))
         sheets.append(sheet)
-    return _webp(sheets, fps, quality)
+    return _webp(sheets, fps)
 
 
-def animate_clips(clips: Sequence[Mapping[str, ArrayLike]], fps: float = 8, quality: int = 70) -> bytes:
+def animate_clips(clips: Sequence[Mapping[str, ArrayLike]], fps: float = 8) -> bytes:
     """An animated WebP that loops, a row per clip, under each panel (f 3 h w in [0, 1]) its label in the picture.
 
     Frames are enlarged or reduced to 192 pixels. Equal clips give equal bytes.
@@ -234,20 +236,21 @@ def animate_clips(clips: Sequence[Mapping[str, ArrayLike]], fps: float = 8, qual
                 lines = "\n".join(textwrap.wrap(label, 30, max_lines=2, placeholder="..."))
                 words.text((x * across + 2, y * down + size[1] + 3), lines, INK, font, spacing=2)
         sheets.append(sheet)
-    return _webp(sheets, fps, quality)
+    return _webp(sheets, fps)
 
 
-def _webp(sheets: Sequence[Picture.Image], fps: float, quality: int) -> bytes:
+def _webp(sheets: Sequence[Picture.Image], fps: float) -> bytes:
     file = io.BytesIO()
-    options = {"duration": round(1000 / fps), "loop": 0, "quality": quality, "method": 6}
+    options = {"duration": round(1000 / fps), "loop": 0, "quality": 70, "method": 6}
     sheets[0].save(file, "WEBP", save_all=True, append_images=sheets[1:], **options)
     return file.getvalue()
 
 
 @styled
-def write(figure: Figure, path: str | Path, dpi: int = 150) -> None:
-    """Write a figure as .png of 256 colours, for charts, or as .jpg, for pictures of frames."""
+def write(figure: Figure, path: str | Path) -> None:
+    """Write a figure as .png of 256 colours, for charts, or as .jpg, for strips, at their dots per inch."""
     path = Path(path)
+    dpi = 100 if path.suffix == ".jpg" else 150
     path.parent.mkdir(parents=True, exist_ok=True)
     file = io.BytesIO()
     figure.savefig(file, dpi=dpi, pil_kwargs={"compress_level": 1})
@@ -260,7 +263,7 @@ def write(figure: Figure, path: str | Path, dpi: int = 150) -> None:
 
 def show(figure: Figure, path: str | Path) -> None:
     """Write a figure to `path` and display those very bytes."""
-    write(figure, path, dpi=100 if str(path).endswith(".jpg") else 150)
+    write(figure, path)
     display(Image(filename=path, width=round(figure.get_figwidth() * 100)))
 
 

@@ -78,7 +78,7 @@ def findings(claims: list[dict]) -> str:
 def counts(claims: list[dict]) -> str:
     """How many claims of each section got which verdict."""
     shown = [verdict for verdict in VERDICTS if verdict != "negligible" or any(r["verdict"] == verdict for r in claims)]
-    rows = [("section", "claims", *shown), ("---",) * (2 + len(shown))]
+    rows = [("section", "claims (section 1: checks)", *shown), ("---",) * (2 + len(shown))]
     for section, own in _sections(claims).items():
         verdicts = Counter(row["verdict"] for row in own)
         page = f"[{section}](reports/notebooks/{section}.ipynb)"

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from torch.nn.functional import interpolate
 
 from measures.clips import ClipEntry
+from measures.tables import METHOD
 from publish import figures
 from studies.results import reading
 from studies.settings import Params
@@ -53,7 +54,7 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
     notebooks = [_notebook(name, results / "notebooks" / name, out) for name in names]
     page = {
         "params": params,
-        "settings": _flat(params.model_dump(mode="json", exclude={"model", "clips"})),
+        "settings": _flat(params.model_dump(mode="json", exclude={"model", "clips", "processes"})),
         "notebooks": notebooks,
         "clips": [_clip(name, entry, params, results, out) for name, entry in params.clips.items()],
         "model": _model(params.model),
@@ -212,7 +213,7 @@ def _scores(path: Path) -> dict:
     """The scores of the edits, those that were taken: {clip: {edit: {measure: value}}}."""
     with reading(path):
         scores = pd.read_csv(path).set_index(["method", "clip", "edit"]).reset_index()
-    scores = scores[scores.method == "Tune-A-Video"].drop(columns="method")
+    scores = scores[scores.method == METHOD].drop(columns="method")
     table = {}
     for row in scores.to_dict("records"):
         edits, edit = table.setdefault(row.pop("clip"), {}), row.pop("edit")

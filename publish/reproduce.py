@@ -26,18 +26,20 @@ def reproduce(params: Params) -> None:
 
     _finish(first)
     if process_count(params) > 1:
+        lanes = []
         with interrupt.unwinding(), ExitStack() as stack:
-            lanes = [stack.enter_context(_dvc("--single-item", *lane, bar=row)) for row, lane in enumerate(LANES)]
+            for row, lane in enumerate(LANES):  # each with its bars in a row of its own
+                lanes.append(stack.enter_context(_dvc("--single-item", *lane, TQDM_POSITION=str(row))))
             codes = [lane.wait() for lane in lanes]
-        if any(codes):
-            sys.exit(max(codes))
+        if failed := [code for code in codes if code]:
+            sys.exit(failed[0])
     _finish(_dvc())
 
 
-def _dvc(*arguments: str, bar: int = 0) -> subprocess.Popen:
-    """Starts `dvc repro`; its progress bars take the terminal's row `bar` from here."""
+def _dvc(*arguments: str, **environment: str) -> subprocess.Popen:
+    """Starts `dvc repro`."""
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *arguments]
-    return subprocess.Popen(command, env=os.environ | {"TQDM_POSITION": str(bar)})
+    return subprocess.Popen(command, env=os.environ | environment)
 
 
 def _finish(running: subprocess.Popen) -> None:

@@ -13,7 +13,7 @@ def inputs(params: Params) -> None:
 
     So a replaced file is noticed wherever it lies, and what params.yaml does not name is nobody's business. Edits of
     params.yaml are not written, as what is done once per clip does not depend on them; but for the first one of each
-    clip where tuning stops by measure.
+    clip, and what it is sampled with, where tuning stops by measure.
     """
     models = {"model": params.model, "lora": params.lora, **params.score.model_dump(), **params.control}
     drawing = params.conditions.model_dump()
@@ -38,4 +38,5 @@ def _noted(entry: ClipEntry) -> dict:
 
 
 def _watched(params: Params, entry: ClipEntry) -> dict:
-    return {"watched": entry.first_edit} if params.tune.stop == "measure" else {}
+    watched = {"watched": entry.first_edit, "guidance_scale": params.edit.guidance_scale}
+    return watched if params.tune.stop == "measure" else {}

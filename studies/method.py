@@ -28,7 +28,6 @@ from tav.clip import read_frames, write_frames
 from tav.pipeline import TuneAVideoPipeline
 
 LOADING = load_model, load_weights, scheduler  # the code that whatever a tuned model makes depends on
-STATE = "state.safetensors"  # of an interrupted tuning
 SAME_RESULT = {"save_every", "recompute"}  # of `tune`: they change its cost alone
 
 
@@ -42,7 +41,7 @@ class Method:
         self.params, self.store = params, store or Store()
         self._pipe: TuneAVideoPipeline | None = None
         self._weights = ""  # the digest of the tuned weights that it has now
-        self._own_code: tuple[str, ...] = ()  # what the code of a method that changes this one adds to the keys
+        self._own_code: tuple[str, ...] = ()  # what a method that changes this one adds to the code of its pieces
 
     def source(self, entry: ClipEntry) -> Piece:
         """See `source_frames`: a clip is decoded once."""
@@ -68,6 +67,7 @@ class Method:
         code = (make_weights, load_model, *self._own_code)
         if self.params.tune.stop == "measure":
             needs["watched"] = {"clip": digest_of_model(self.params.score.clip_model), "prompt": entry.first_edit}
+            needs["watched"] |= {"guidance_scale": self.params.edit.guidance_scale}
             code += (learnt,)
 
         def make(folder: Path) -> None:
@@ -87,7 +87,7 @@ class Method:
             pipe = self.pipe_on(entry, "invert", self.params.invert.solver)
             make_noise(folder, pipe, posterior.folder, self.params.invert.steps)
 
-        return self.store.take("noise", needs, (make_noise, *LOADING), make)
+        return self.store.take("noise", needs, (make_noise, *LOADING, *self._own_code), make)
 
     def reconstruction(self, entry: ClipEntry) -> Piece:
         """Frames sampled back from the inverted noise, by the caption and unguided: what is lost here stays lost."""
@@ -130,9 +130,9 @@ class Method:
 
     def _make_weights(self, folder: Path, posterior: DiagonalGaussianDistribution, entry: ClipEntry) -> None:
         """Tunes the model that is loaded."""
-        make_weights(folder, self._pipe, posterior, entry.caption, self.params, self._learnt(posterior, entry))
+        make_weights(folder, self._pipe, posterior, entry.caption, self.params, self._ended(posterior, entry))
 
-    def _learnt(self, posterior: DiagonalGaussianDistribution, entry: ClipEntry) -> Callable[[], bool] | None:
+    def _ended(self, posterior: DiagonalGaussianDistribution, entry: ClipEntry) -> Callable[[], bool] | None:
         """What ends the tuning of the model that is loaded, if that is not the number of steps."""
         if self.params.tune.stop == "steps":
             return None
@@ -155,7 +155,7 @@ class Method:
             noise = self.start_noise(entry, start)
             make_frames(folder, self.pipe_on(entry, f"edit: {prompt}", solver), prompt, noise, settings)
 
-        return self.store.take("frames", needs, (make_frames, *LOADING), make)
+        return self.store.take("frames", needs, (make_frames, *LOADING, *self._own_code), make)
 
     def _needs_of_model(self) -> dict:
         """What the inflated model depends on; the seed is that of T-Attn's first weights."""
@@ -174,15 +174,17 @@ def make_weights(
     posterior: DiagonalGaussianDistribution,
     caption: str,
     params: Params,
-    learnt: Callable[[], bool] | None = None,
+    ended: Callable[[], bool] | None = None,
+    resumes: bool = True,
     look: Callable[[int], None] | None = None,
 ) -> None:
     """Tunes `pipe` on a clip's posterior; goes on with what an interrupted run left in `folder`.
 
-    learnt, look: see `tune_with_progress`. What `learnt` has read is no part of a state: with it tuning begins anew.
+    ended, look: see `tune_with_progress`. resumes: whether a state is kept; none is with `ended`, which has read more.
     """
-    state = folder / STATE
-    losses = tune_with_progress(pipe, posterior, caption, params.tune, None if learnt else state, learnt, look)
+    state = folder / "state.safetensors"
+    kept = state if resumes and not ended else None
+    losses = tune_with_progress(pipe, posterior, caption, params.tune, kept, ended, look)
     save_weights(pipe, folder / "tuned.safetensors", params.tune.tuned == "everything")
     with (folder / "losses.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("step", "loss"), *losses])

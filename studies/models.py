@@ -55,17 +55,17 @@ def tune_with_progress(
     caption: str,
     settings: Tune,
     state: Path | None = None,
-    learnt: Callable[[], bool] | None = None,
+    ended: Callable[[], bool] | None = None,
     look: Callable[[int], None] | None = None,
 ) -> list[tuple[int, float]]:
     """Tunes `pipe` on a clip's posterior with a progress bar; returns (step, loss).
 
-    state: see `tav.tune.tune`. learnt: asked now and then whether to end before settings.steps, see `studies.stopping`.
+    state: see `tav.tune.tune`. ended: asked now and then whether to end before settings.steps, see `studies.stopping`.
     look: called after every step with its number.
     """
     steps = tune(pipe, posterior, caption, state=state, **settings.arguments())
-    if learnt:
-        steps = until(learnt, steps)
+    if ended:
+        steps = until(ended, steps)
     losses = []
     with tqdm(steps, f"tune: {caption}", settings.steps, disable=quiet()) as bar:
         for step, loss in bar:

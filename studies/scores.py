@@ -48,8 +48,11 @@ class Scores:
 
     @cached_property
     def judge(self) -> Judge | None:
-        """What reads facts off frames, if there is one."""
-        return self.evaluator.judge
+        """What reads facts off frames, if one is named."""
+        from measures.judge import Judge
+
+        judge = self.params.score.judge
+        return Judge.load(judge, self.params.device) if judge else None
 
     def table(self, methods: Mapping[str, Mapping[tuple[str, str], Tensor]]) -> pd.DataFrame:
         """A row per method and (clip, edit), frames f 3 h w in [0, 1]: method, clip, edit and every measure."""
@@ -70,7 +73,7 @@ class Scores:
         needs |= {"prompt": entry.edits[edit], "caption": entry.caption, "truth": digest_of_truth(entry.source.path)}
         needs |= entry.source.model_dump(exclude={"path"})
 
-        return self._kept(needs, "measures.evaluate.Evaluator", lambda: self.evaluator.score(clip, edit, frames))
+        return self._kept(needs, ("measures.evaluate.Evaluator",), lambda: self.evaluator.score(clip, edit, frames))
 
     def followed(self, clip: str, frames: Tensor) -> dict[str, float]:
         """How closely frames f 3 h w in [0, 1] keep to where a clip has its things, see `measures.truth.followed`.
@@ -88,7 +91,7 @@ class Scores:
 
             return followed(self.judge.read(frames), truth_beside(source, len(frames), self.params.clip.size))
 
-        return self._kept(needs, "measures.truth.followed", take)
+        return self._kept(needs, ("measures.truth.followed", "measures.truth.truth_beside"), take)
 
     def count_error(self, prompt: str, frames: Tensor) -> float:
         """How many things too many or too few frames show, see `measures.truth.count_error`."""
@@ -99,15 +102,15 @@ class Scores:
 
             return {"count error": count_error(self.judge, frames, prompt)}
 
-        return self._kept(needs, "measures.truth.count_error", take)["count error"]
+        return self._kept(needs, ("measures.truth.count_error",), take)["count error"]
 
-    def _kept(self, needs: dict, code: str, take: Callable[[], dict[str, float]]) -> dict[str, float]:
+    def _kept(self, needs: dict, code: tuple[str, ...], take: Callable[[], dict[str, float]]) -> dict[str, float]:
         """What `take`, whose `code` it is, says of frames: taken once."""
 
         def make(folder: Path) -> None:
             (folder / FILE).write_text(json.dumps(take()))
 
-        piece = self.store.take("scores", needs, (code, "measures.judge.Judge"), make)
+        piece = self.store.take("scores", needs, (*code, "measures.judge.Judge"), make)
         with loading(piece.folder / FILE, f"delete {piece.folder}, it is made again"):
             return json.loads((piece.folder / FILE).read_text())
 

@@ -26,7 +26,7 @@ def held_error(pipe: TuneAVideoPipeline, posterior: DiagonalGaussianDistribution
     latents, errors = pipe.scale(posterior.mode()).float(), []
     text = pipe.embed([caption])[0].expand(len(latents), -1, -1)
     for level in range(LEVELS):
-        generator = torch.Generator().manual_seed(seed * LEVELS + level)
+        generator = torch.Generator().manual_seed((seed * LEVELS + level) % 2**63)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         share = (level + 0.5) / LEVELS
         timestep = torch.tensor([round(share * noising.config.num_train_timesteps)], device=latents.device)
@@ -52,7 +52,8 @@ def preview(pipe: TuneAVideoPipeline, prompt: str, shape: torch.Size, guidance_s
 
 def half_as_tuned(pipe: TuneAVideoPipeline) -> torch.autocast:
     """What a model in half precision needs while its tuned weights are in float32."""
-    return torch.autocast(pipe.device.type, pipe.unet.dtype, enabled=pipe.unet.dtype != torch.float32)
+    half = pipe.text_encoder.dtype  # the UNet's own may be float32 while all of it is tuned
+    return torch.autocast(pipe.device.type, half, enabled=half != torch.float32)
 
 
 class Learnt:
@@ -91,10 +92,10 @@ def learnt(
     )
 
 
-def until(learnt: Callable[[], bool], steps: Generator[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+def until(ended: Callable[[], bool], steps: Generator[tuple[int, float]]) -> Iterator[tuple[int, float]]:
     """The steps of `tav.tune.tune` until, at one of the checks, a clip is learnt."""
     with closing(steps):
         for step, loss in steps:
             yield step, loss
-            if step % EVERY == 0 and learnt():
+            if step % EVERY == 0 and ended():
                 return

@@ -129,7 +129,7 @@ def _read_unet_weights(model: str | Path) -> dict[str, Tensor]:
             files = [_unet_file(model, shard) or path.with_name(shard) for shard in shards]
             return {name: tensor for file in files for name, tensor in read_safetensors(file).items()}
         # weights_only: an old .bin file is a pickle, and only its tensors are wanted.
-        return read_safetensors(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        return read_safetensors(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     raise InputError(f"{model} has no {' or '.join(WEIGHTS)} in unet/: fetch the model again, in diffusers format")
 
 

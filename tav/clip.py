@@ -41,6 +41,13 @@ def read_clip(path, num_frames=8, size=64, start=0, stride=1, fit="crop") -> tor
     raise InputError(_too_short(path, count, num_frames, start, stride))
 
 
+def frame_size(path) -> tuple[int, int]:
+    """Height and width in pixels of a clip's first frame, upright; raises InputError as `read_clip` does."""
+    for frame in _decode(Path(path)):
+        return tuple(frame()[0].shape[-2:])
+    raise InputError(_too_short(Path(path), 0, 1, 0, 1))
+
+
 def write_clip(path, frames, fps=8) -> None:
     """Writes frames (f, 3, h, w) in [0, 1] as an H.264 mp4 that browsers play; an odd side gains a repeated line."""
     h, w = frames.shape[-2:]
@@ -112,10 +119,11 @@ def _decode_folder(folder: Path) -> Iterator:
     if not pictures:
         raise InputError(f"{folder} holds no frames: put pictures there ({', '.join(sorted(PICTURES))})")
     for picture in sorted(pictures, key=lambda p: (len(p.stem), p.stem)):  # 10.png comes after 9.png
-        yield lambda picture=picture: (_open_picture(picture), 1.0)
+        yield lambda picture=picture: (open_picture(picture), 1.0)
 
 
-def _open_picture(path: Path) -> torch.Tensor:
+def open_picture(path: Path) -> torch.Tensor:
+    """A picture, upright, as (3, h, w) in [0, 1]; InputError if it is none."""
     try:
         return _to_tensor(np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB")))
     except NO_PICTURE as error:

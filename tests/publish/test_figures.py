@@ -62,6 +62,11 @@ def test_the_curve_is_the_running_mean_and_one_clip_has_no_band():
     assert figures.curve({"a": [1.0] * 3, "b": [2.0] * 3}, window=2).axes[0].collections
 
 
+def test_clips_that_were_tuned_for_fewer_steps_end_earlier_and_count_until_then():
+    axes = figures.curve({"long": [4.0] * 6, "short": [2.0] * 3}, window=2).axes[0]
+    assert axes.lines[-1].get_xydata().tolist() == [[2, 3], [3, 3], [4, 4], [5, 4], [6, 4]]
+
+
 def test_no_influence_is_white():
     values = np.tril(np.ones((4, 4)))
     shown = figures.influence({"causal": values, "all": np.ones((4, 4))}).axes[0].images[0].get_array()

@@ -16,6 +16,8 @@ from studies.settings import load_params
 from tav.clip import read_clip, write_frames
 from tests.tiny_clip import save_clip
 
+pytestmark = pytest.mark.usefixtures("cells_run_here")
+
 ROOT = Path(__file__).parents[2]
 JUDGE = ROOT / "models/miniature/judge"
 KINDS = ("edges", *FROM_TRUTH)

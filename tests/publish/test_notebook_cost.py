@@ -12,6 +12,8 @@ from benchmarks.cost import COMPARED, multiply_adds
 from publish.notebook import run_notebook
 from tav.model import ATTENTION
 
+pytestmark = pytest.mark.usefixtures("cells_run_here")
+
 ROOT = Path(__file__).parents[2]
 OUT = Path("results/notebooks/07_cost")
 

@@ -16,6 +16,8 @@ from publish.notebook import run_notebook
 from tav.clip import read_frames, write_frames
 from tests.tiny_clip import save_clip
 
+pytestmark = pytest.mark.usefixtures("cells_run_here")
+
 ROOT = Path(__file__).parents[2]
 CENTRES = {
     "one": [[0.5]] * 4,
@@ -110,7 +112,7 @@ def test_without_a_judge_every_claim_stays_open_and_the_clips_are_shown(project)
     out, rows = run()
     assert set(rows) == CLAIMS and {row["verdict"] for row in rows.values()} == {"undecided"}
     assert {"one.jpg", "apart.jpg", "crossing.jpg"} <= {file.name for file in (out / "figures").iterdir()}
-    assert told(out, "`score.judge` names no judge") and told(out, "Errors of count and identity")
+    assert told(out, "`score.judge` names no judge") and told(out, "Errors of identity need both")
 
 
 def test_clips_of_ones_own_need_no_truth_and_no_mask(project):

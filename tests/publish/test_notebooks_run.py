@@ -18,6 +18,8 @@ from tav.clip import write_frames
 from tests.studies.test_scores import PUBLISHED, save_pick, save_processor
 from tests.tiny_clip import save_clip
 
+pytestmark = pytest.mark.usefixtures("cells_run_here")
+
 ROOT = Path(__file__).parents[2]
 NO_JUDGE = "`score.judge` names no judge: edit success, identity stability and motion correlation are not measured"
 JUDGE = ROOT / "models/miniature/judge"

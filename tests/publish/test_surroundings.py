@@ -14,6 +14,8 @@ from studies.__main__ import main as studies
 from tav.clip import write_frames
 from tests.tiny_clip import save_clip
 
+pytestmark = pytest.mark.usefixtures("cells_run_here")
+
 ROOT = Path(__file__).parents[2]
 
 
