@@ -34,7 +34,7 @@ GPUS = {  # GB; published peak of dense half-precision products with float32 sum
 PAPER = {"gpu": "A100", "frames": 32, "steps": 500, "seconds": 600}  # section 5.1
 RESERVE = 1.0  # GB for the CUDA context and the allocator
 MODES = {  # the fastest first: what docs/ calls them, and whether they use checkpointing
-    "bf16": ("half precision", False),
+    "bf16-lean": ("half precision", False),
     "low-memory": ("low memory", True),
 }
 STEPS, FITTED = 50, ("tuning", "sampling")

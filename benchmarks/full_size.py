@@ -276,7 +276,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         save_model(options.folder)
         for frames in options.frames:
-            for mode in options.modes or (MODES if device == "cuda" else ["float32"]):
+            for mode in options.modes or (MODES if device == "cuda" else ["lean"]):
                 steps = {"steps": options.steps, "tune_steps": options.tune_steps}
                 params = settings(options.folder, device, frames, options.size, mode, **steps)
                 full_size(params, mode, options.clip, options.again)

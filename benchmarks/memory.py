@@ -35,7 +35,7 @@ from tav.errors import InputError
 from tav.tune import tune
 
 STEPS = ("tuning", "sampling")
-COMPARED = ("float32", "checkpointing", "bf16", "low-memory")
+COMPARED = ("lean", "checkpointing", "bf16-lean", "low-memory")
 POINTS = {  # frames x side
     "cpu": ("2x128", "4x128", "8x128", "2x256", "4x256"),
     "cuda": ("8x256", "24x256", "8x512", "16x512", "24x512", "32x512"),

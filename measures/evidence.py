@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit  # quantiles; scipy.stats takes a second to import
 
 
 class Interval(NamedTuple):
@@ -41,7 +41,7 @@ def bootstrap(values: Mapping[str, Sequence[float]], draws: int = 10_000, seed: 
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     n = len(values)
-    wider = math.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975)
+    wider = math.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975) / ndtri(0.975)
     return Interval(mean, mean - wider * (mean - float(low)), mean + wider * (float(high) - mean))
 
 

@@ -36,8 +36,8 @@ RATE = 8  # frames a second that are taken of a video, about: those that a clip 
 LARGE = 320  # channels of the first level of Stable Diffusion: what memory was measured of
 RESERVE = 1.0  # GB that stay free
 MODES = {  # as benchmarks/memory.py names them, the fastest first: what they change in params.yaml, if anything
-    "float32": {},
-    "bf16": full_size.MODES["bf16-lean"],
+    "lean": {},
+    "bf16-lean": full_size.MODES["bf16-lean"],
     "low-memory": full_size.MODES["low-memory"],
 }
 

@@ -70,7 +70,13 @@ def run_notebook(source: str | Path, folder: str | Path, parameters: Mapping | N
 
 
 def execute_notebook(params: Params, name: str) -> None:
-    """The notebook stage: notebooks/<name>.py into results/notebooks/<name>."""
+    """The notebook stage: notebooks/<name>.py into results/notebooks/<name>.
+
+    Its kernel has one thread, as whatever makes pieces side by side: two kernels of two threads on two cores take
+    several times as long, and scores would depend on the number of cores.
+    """
+    if params.processes != 1:
+        os.environ["OMP_NUM_THREADS"] = "1"
     run_notebook(Path("notebooks") / f"{name}.py", Path("results/notebooks") / name)
 
 

@@ -14,8 +14,8 @@ from tav import interrupt
 
 FIRST = ["edit"]  # with all that it takes
 LANES = (
-    ["ablate", "03_ablation", "02_results", "01_method"],
-    ["peers", "04_baselines", "control", "06_control", "objects", "05_multi_object"],
+    ["ablate", "03_ablation", "control", "06_control"],
+    ["peers", "04_baselines", "02_results", "objects", "05_multi_object", "01_method"],
 )  # what is left runs after them, alone: of it, `cost` takes times
 
 

@@ -98,6 +98,17 @@ def test_tuning_until_learnt_makes_weights_of_its_own(clip, monkeypatch, set_par
     assert attempted("--edit", FIRST, "--steps", "9") == 0 and len(pieces("weights")) == 2
 
 
+def test_prompts_that_share_a_name_are_edits_of_their_own(clip):
+    assert attempted("--edit", "一只狗在跑", "--edit", "一只猫在跑", "--out", "shown") == 0
+    assert {path.name for path in Path("shown").glob("*.mp4")} == {"source.mp4", "clip.mp4", "clip-2.mp4"}
+
+
+def test_what_a_bundle_could_not_hold_is_not_saved(clip, set_params, capsys):
+    set_params({"tune.tuned": "everything"})
+    assert attempted("--edit", FIRST, "--save", "kept") == 2
+    assert "--save keeps the weights that the paper tunes" in capsys.readouterr().err and not Path("kept").exists()
+
+
 def test_words_of_a_prompt_cannot_leave_the_page_or_the_folder(clip):
     assert attempted("--edit", "<script>alert(1)</script>/../x", "--out", "shown") == 0
     page = Path("shown/index.html").read_text()
@@ -142,7 +153,7 @@ def test_bad_input_is_refused_in_a_line(clip, words, line, capsys):
 def test_memory_at_hand_chooses_the_mode_and_the_frames_of_a_large_model(workplace, monkeypatch):
     rows = [
         {"mode": mode, "step": "tuning", "frames": frames, "size": 512, "peak GB": held + frames * each}
-        for mode, (held, each) in {"float32": (7, 2.5), "bf16": (4, 1.2), "low-memory": (3, 0.6)}.items()
+        for mode, (held, each) in {"lean": (7, 2.5), "bf16-lean": (4, 1.2), "low-memory": (3, 0.6)}.items()
         for frames in (2, 4, 8)
     ]
     monkeypatch.setattr(attempt, "read", lambda kind, results: pd.DataFrame(rows))
@@ -153,8 +164,8 @@ def test_memory_at_hand_chooses_the_mode_and_the_frames_of_a_large_model(workpla
         monkeypatch.setattr(attempt.psutil, "virtual_memory", lambda: free)
         return attempt.fit_memory(load_params(), "any", frames, 512)
 
-    assert fitting(100) == ("float32", 24)
-    assert fitting(40) == ("bf16", 24)
+    assert fitting(100) == ("lean", 24)
+    assert fitting(40) == ("bf16-lean", 24)
     assert fitting(18) == ("low-memory", 24)
     assert fitting(10.5) == ("low-memory", 12)
     with pytest.raises(attempt.InputError, match="suffice for no clip"):

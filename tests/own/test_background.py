@@ -74,6 +74,14 @@ def test_a_mask_is_a_picture_for_all_frames_or_frames_of_its_own(tmp_path):
     assert one.shape == several.shape == (4, 1, 32, 32)
     assert one[:, 0, :, 20:].min() == 1 and one[:, 0, :, :12].max() == 0
     assert several[1, 0, :, :12].min() == 1 and several[1, 0, :, 20:].max() == 0
+    turned = Image.Exif()
+    turned[0x0112] = 6  # as a phone held upright writes it: the picture's left side is its top
+    top = (half[0].rot90() * 255).byte().numpy()
+    Image.fromarray(top).save(tmp_path / "phone.png", exif=turned)
+    assert read_mask(tmp_path / "phone.png", 4, (32, 32), "crop").equal(one)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(InputError, match="broken.png cannot be read as a picture"):
+        read_mask(tmp_path / "broken.png", 4, (32, 32), "crop")
     small = of_latents(one, torch.zeros(4, 4, 8, 8))
     assert small[..., 4:].min() == 1 and small[..., :3].max() == 0
 

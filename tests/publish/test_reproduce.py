@@ -39,13 +39,13 @@ def test_a_stage_stands_in_its_lane_after_all_that_it_needs():
 
 @pytest.fixture
 def commands(workplace, monkeypatch):
-    """Runs `true` or, for a stage named in `failing`, `exit 7` in the place of DVC; what it was asked, in order."""
+    """Python with nothing to do in the place of DVC, or killed for a stage named in `failing`; what was asked of it."""
     asked, failing, start = [], [], subprocess.Popen
 
     def popen(command, env):
         asked.append(command[5:])
-        code = 7 if set(failing) & set(command) else 0
-        return start([sys.executable, "-c", f"raise SystemExit({code})"], env=env)
+        ends = "import os; os.kill(os.getpid(), 9)" if set(failing) & set(command) else ""
+        return start([sys.executable, "-c", ends], env=env)
 
     monkeypatch.setattr("publish.reproduce.subprocess.Popen", popen)
     return asked, failing
@@ -64,9 +64,9 @@ def test_where_one_process_makes_pieces_there_are_no_lanes(commands, set_params)
 
 
 @pytest.mark.parametrize(("stage", "runs"), [("edit", 1), ("peers", 3)])
-def test_a_stage_that_fails_ends_it_with_the_code_of_dvc(commands, set_params, stage, runs):
+def test_a_stage_that_is_killed_ends_it(commands, set_params, stage, runs):
     set_params({"processes": 2})
     commands[1].append(stage)
-    with pytest.raises(SystemExit, match="7"):
+    with pytest.raises(SystemExit, match="-9"):
         reproduce.reproduce(load_params())
     assert len(commands[0]) == runs

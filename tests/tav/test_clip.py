@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from tav.clip import read_clip, read_frames, write_clip, write_frames
+from tav.clip import frame_size, read_clip, read_frames, write_clip, write_frames
 from tav.errors import InputError, NumericalError
 
 
@@ -135,6 +135,7 @@ def test_a_clip_that_was_filmed_upright_stands_upright(tmp_path):
     assert data.count(straight) == 2  # of the movie and of its track, the second of which counts
     (tmp_path / "upright.mp4").write_bytes(clockwise.join(data.rsplit(straight, 1)))
     clip = read_clip(tmp_path / "upright.mp4", num_frames=1, size=(64, 32))
+    assert frame_size(tmp_path / "upright.mp4") == (64, 32)
     assert clip[0, :, 52:].min() > 0.9 and clip[0, :, :44].max() < -0.9  # bright at the bottom
 
 
