@@ -67,16 +67,16 @@ def one_more_clip(params: dict) -> None:
 
 
 CHANGES = {  # name -> what README says of it, and how it is made
-    "margin": ("a margin", settings(lambda p: p["margins"].update({"edit_success": 0.45}))),
-    "notebook": ("the text of a notebook", replaced("notebooks/02_results.py", "^# ## Limits$", "# ## Limits of this")),
     "prompt": ("one more edit prompt", settings(lambda p: first_clip(p)["edits"].update({"one-more": PROMPT}))),
-    "clip": ("one more clip", settings(one_more_clip)),
-    "comment": ("a comment in the method", replaced("tav/model.py", "^import re$", "# one more comment\nimport re")),
     "variant": (
         "one more variant of the ablation",
         settings(lambda p: p["ablation"].update({"one-more": {"inflate": {"norm": "frame"}}})),
     ),
     "measure": ("a function of a measure", replaced("measures/motion.py", "^STILL = 0.1", "STILL = 0.11")),
+    "margin": ("a margin", settings(lambda p: p["margins"].update({"edit_success": 0.45}))),
+    "notebook": ("the text of a notebook", replaced("notebooks/02_results.py", "^# ## Limits$", "# ## Limits of this")),
+    "clip": ("one more clip", settings(one_more_clip)),
+    "comment": ("a comment in the method", replaced("tav/model.py", "^import re$", "# one more comment\nimport re")),
     "nothing": ("nothing at all", lambda: None),
 }
 

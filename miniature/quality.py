@@ -44,7 +44,7 @@ def main(models: Path) -> None:
         found["video"] = video.measure(models, device, judge)
         show_video(models, device)
     if any(facts.get("losses") for facts in seen.values()):
-        write(losses(seen), REPORTS / "losses.png", dpi=100)
+        write(losses(seen), REPORTS / "losses.png")
     (REPORTS / "quality.json").write_text(json.dumps(found, indent=2) + "\n")
     readme = HERE / "README.md"
     marked = re.compile(r"(<!-- quality -->\n).*(<!-- end -->)", re.S)
@@ -153,7 +153,7 @@ def show_video(models: Path, device: torch.device) -> None:
     rng = np.random.default_rng(SEED + 5)
     captions = [video.random_clip(rng, motion)[0].caption for motion in SHOWN]
     clips = video.sample(models, captions, steps=STEPS, seed=SEED, device=device)
-    write(strip(dict(zip(captions, clips, strict=True)), range(video.NUM_FRAMES)), REPORTS / "video.jpg", dpi=90)
+    write(strip(dict(zip(captions, clips, strict=True)), range(video.NUM_FRAMES)), REPORTS / "video.jpg")
 
 
 @styled

@@ -3,6 +3,8 @@
 tests/repository/test_dvc.py executes every notebook in a kernel, as the stages do.
 """
 
+import sys
+
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from nbformat.v4 import new_output
@@ -14,7 +16,14 @@ class Here(Engine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **_) -> None:
-        shell = InteractiveShell.instance()
+        main = sys.modules["__main__"]
+        try:
+            cls._run(nb_man, InteractiveShell.instance())
+        finally:
+            sys.modules["__main__"] = main  # in whose place a shell puts its own, which no process can be started from
+
+    @staticmethod
+    def _run(nb_man, shell: InteractiveShell) -> None:
         shell.reset()
         for index, cell in enumerate(nb_man.nb.cells):
             if cell.cell_type != "code":
