@@ -103,7 +103,7 @@ def repro() -> list[str]:
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise SystemExit(done.stdout[-2000:])
-    return re.findall(r"^Running stage '(.+)'", done.stdout, re.MULTILINE)
+    return list(dict.fromkeys(re.findall(r"^Running stage '(.+)'", done.stdout, re.MULTILINE)))  # inputs runs twice
 
 
 def pieces() -> set[Path]:
