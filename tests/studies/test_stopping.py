@@ -31,8 +31,8 @@ def test_a_pipeline_can_stop_by_measure_and_its_weights_are_others(by_measure, s
     set_params({"tune.stop": "steps"})
     assert main(["tune"]) == 0 and steps_of_tuning() == 9
     set_params({"tune.stop": "measure"})
-    monitored = len(list(Path(".pieces/weights").iterdir()))
-    assert main(["tune"]) == 0 and steps_of_tuning() == PATIENCE and monitored == 2
+    by_now = len(list(Path(".pieces/weights").iterdir()))
+    assert main(["tune"]) == 0 and steps_of_tuning() == PATIENCE and by_now == 2
 
 
 def test_what_is_watched_is_an_input_of_stopping_by_measure_alone(by_measure, set_params):
