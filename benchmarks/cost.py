@@ -59,7 +59,7 @@ OPTIONS = {  # what is changed in the pipeline as it is loaded; every one for it
     "GroupNorm per frame": {"inflate": {"norm": "frame"}},
     "without T-Attn": {"inflate": {"temporal": False}},
     **{f"{kind} attention": {"inflate": {"attention": kind}} for kind in ATTENTION if kind != "sparse-causal"},
-    **{f"recompute {what}": {"tune": {"recompute": what}} for what in ("none", "feed-forward", "full")},
+    **{f"recompute {what}": {"tune": {"recompute": what}} for what in ("lean", "feed-forward", "full")},
     "bf16": {"tune": {"mixed_precision": "bf16"}, "dtype": torch.bfloat16},
     "bf16, channels_last": {"tune": {"mixed_precision": "bf16"}, "dtype": torch.bfloat16, "channels_last": True},
 }

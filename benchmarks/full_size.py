@@ -61,12 +61,13 @@ V1_4 = {  # where it is not the default of its class
         "num_attention_heads": 12,
     },
 }
-BF16 = {"memory": {"dtype": "bf16"}, "tune": {"mixed_precision": "bf16"}}
+LEAN = {"tune": {"recompute": "lean"}}
+BF16 = {"memory": {"dtype": "bf16"}, "tune": {"mixed_precision": "bf16", "recompute": "lean"}}
 MODES = {  # what is changed in params.yaml or, of what it has no setting for, in the process
     "float32": {"tune": {"recompute": "none"}},
-    "lean": {},
-    "tf32": {"tf32": True},
-    "contiguous": {"channels_last": False},
+    "lean": LEAN,
+    "tf32": LEAN | {"tf32": True},
+    "contiguous": LEAN | {"channels_last": False},
     "checkpointing": {"tune": {"recompute": "full"}},
     "bf16": BF16 | {"tune": BF16["tune"] | {"recompute": "none"}},
     "bf16-lean": BF16,

@@ -41,7 +41,7 @@ from tav.tune import tune
 PARITY = "tests/tav/test_parity.py"
 MODES = {  # of the miniature: what is changed in params.yaml
     "float32": {},
-    "recompute none": {"tune": {"recompute": "none"}},
+    "recompute lean": {"tune": {"recompute": "lean"}},
     "recompute feed-forward": {"tune": {"recompute": "feed-forward"}},
     "recompute full": {"tune": {"recompute": "full"}},
     "bf16": full_size.BF16,

@@ -35,8 +35,8 @@ SHOWN = 8  # frames of a row of the contact sheet, at most
 RATE = 8  # frames a second that are taken of a video, about: those that a clip is shown at
 LARGE = 320  # channels of the first level of Stable Diffusion: what memory was measured of
 RESERVE = 1.0  # GB that stay free
-MODES = {  # as benchmarks/memory.py names them, the fastest first: what they change in params.yaml, if anything
-    "lean": {},
+MODES = {  # as benchmarks/memory.py names them, the fastest first: what they change in params.yaml
+    "lean": full_size.MODES["lean"],
     "bf16-lean": full_size.MODES["bf16-lean"],
     "low-memory": full_size.MODES["low-memory"],
 }
@@ -119,7 +119,7 @@ def chosen(params: Params, options: Namespace) -> tuple[dict, list[str]]:
     if fitting < at_once:
         said.append(f"memory suffices for {fitting} frames of these {frames}: give --size for more of a smaller one")
         frames = fitting
-    if MODES.get(mode):
+    if mode not in ("", "lean"):
         said.append(f"mode {mode}: the fastest that fits into the memory at hand")
     longest = max(1, (count - 1) // max(1, frames - 1))
     stride = options.stride or min(longest, max(1, round(rate / RATE)) if rate else longest)
@@ -150,7 +150,7 @@ def fit_memory(params: Params, model: str, frames: int, size: int | list[int]) -
     cuda = chosen_device(params) == "cuda"
     space = (torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available) / 1e9 - RESERVE
     pixels = size**2 if isinstance(size, int) else size[0] * size[1]
-    modes = [mode for mode in MODES if MODES[mode] or params.memory.dtype == "float32"]
+    modes = [mode for mode in MODES if mode != "lean" or params.memory.dtype == "float32"]
     lines = {mode: line(rows[(rows["mode"] == mode) & (rows["step"] == "tuning")]) for mode in modes}
     known = {mode: fit for mode, fit in lines.items() if fit}
     for count in [frames, *(count for count in (24, 16, 12, 8, 4, 2) if count < frames)]:
