@@ -5,7 +5,6 @@ reads (settings, texts, digests of other pieces, of models and of clips), the ma
 piece.json in it says all of that, and the digest of the files; its time is when the piece was last used.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +17,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
+
+from filelock import FileLock, Timeout
 
 from studies.code import digest_of_code
 from studies.digests import digest_of_files
@@ -87,31 +88,31 @@ class Store:
         unfinished = self.folder / UNFINISHED / f"{kind}-{place.name}"
         while not (piece := self.find(kind, needs, code)):
             about_to_make(kind)
-            unfinished.mkdir(parents=True, exist_ok=True)
-            with _alone_in(unfinished) as ours:
-                if not ours:
+            with _alone_in(unfinished):
+                if (place / RECORD).exists():  # finished by another process a moment ago
                     continue
+                unfinished.mkdir(exist_ok=True)
                 make(unfinished)
                 record = {"needs": needs, "digest": digest_of_files(unfinished)}
                 (unfinished / RECORD).write_text(json.dumps(record, indent=1) + "\n")
                 place.parent.mkdir(exist_ok=True)
+                shutil.rmtree(place, ignore_errors=True)  # what a killed `prune` left there
                 unfinished.rename(place)
         return piece
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Per kind, how many pieces there are and how many bytes they take; what is unfinished is a kind of its own."""
         kinds = sorted(path for path in self.folder.iterdir() if path.is_dir()) if self.folder.is_dir() else []
-        return {kind.name: (sum(1 for _ in kind.iterdir()), _bytes(kind)) for kind in kinds}
+        return {kind.name: (sum(1 for path in kind.iterdir() if path.is_dir()), _bytes(kind)) for kind in kinds}
 
     def prune(self, most: int) -> int:
         """Deletes what nobody is making, and the pieces that were not used for longest, until `most` bytes are left.
 
         Returns the number of pieces that were deleted.
         """
-        for unfinished in (self.folder / UNFINISHED).glob("*"):
-            with _alone_in(unfinished, wait=False) as ours:
-                if ours:
-                    shutil.rmtree(unfinished)
+        for unfinished in [path for path in (self.folder / UNFINISHED).glob("*") if path.is_dir()]:
+            with suppress(Timeout), _alone_in(unfinished, wait=False):
+                shutil.rmtree(unfinished, ignore_errors=True)  # it may have been finished a moment ago
         pieces = sorted((record.stat().st_mtime, record.parent) for record in self.folder.glob(f"*/*/{RECORD}"))
         left, deleted = sum(_bytes(piece) for _, piece in pieces), 0
         for _, piece in pieces:
@@ -152,25 +153,21 @@ def prune(size: str, store: Store | None = None) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds a lock on a folder, which ends with the process; false if it is gone, or if somebody else has it.
+def _alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Holds a lock on a folder, which ends with the process; Timeout if somebody else has it and nobody waits.
 
     A folder in which nothing was left is taken away again.
     """
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:  # finished by another process a moment ago
-        yield False
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield folder.exists() and os.fstat(handle).st_ino == folder.stat().st_ino
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(handle)
-        with suppress(OSError):
-            folder.rmdir()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(f"{folder.name}.lock")
+    with FileLock(lock, blocking=wait):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+            with suppress(OSError):  # Windows deletes no open file; whoever waits for one that is gone makes another
+                lock.unlink()
 
 
 def _bytes(folder: Path) -> int:

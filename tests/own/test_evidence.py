@@ -42,11 +42,11 @@ def test_verdicts_follow_from_the_rows():
 
 
 def test_what_has_a_row_is_not_made_again(workplace, monkeypatch):
-    pd.DataFrame([{"part": "background", "how": "plain", "clip": "square", "edit": "object"}]).to_csv("own.csv")
+    pd.DataFrame([{"part": "longer", "how": "plain", "clip": "square", "edit": "object"}]).to_csv("own.csv")
     monkeypatch.setattr(evidence, "FILE", Path("own.csv"))
     made = partial(pytest.fail, "made again")
     jobs = lambda params: [evidence.Job("plain", "square", "object", None, made)]  # noqa: E731
-    monkeypatch.setattr(evidence, "PARTS", {"background": jobs})
+    monkeypatch.setattr(evidence, "PARTS", {"longer": jobs})
     assert len(evidence.measure(load_params())) == 1
 
 

@@ -77,6 +77,13 @@ def test_a_killed_maker_leaves_no_piece_but_what_it_had_written(store):
     assert found == [True]
 
 
+def test_what_a_killed_prune_left_is_made_again(store):
+    piece = store.take("kind", {}, (), write("one"))
+    (piece.folder / module.RECORD).unlink()  # the first thing that it deletes
+    assert store.find("kind", {}, ()) is None
+    assert (store.take("kind", {}, (), write("two")).folder / "text").read_text() == "two"
+
+
 def test_of_two_processes_that_want_the_same_piece_one_makes_it(store):
     makers = [start(1.0) for _ in range(3)]
     digests = {maker.communicate()[0] for maker in makers}
