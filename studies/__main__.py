@@ -67,12 +67,13 @@ VERBS = {
     "use": ("studies.presets:use", "PRESET", "make params/PRESET.yaml the params.yaml; what was changed in it is kept"),
 }
 WITHOUT_SETTINGS = {"pieces", "prune", "use"}  # which have to work when params.yaml does not
+LIGHT = frozenset({"inputs", *WITHOUT_SETTINGS})
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb and returns its exit code, see `studies.command`."""
     about = "The stages of the pipeline, of which `dvc repro` runs what is stale, and the store of what they made."
-    return run("studies", about, VERBS, arguments, WITHOUT_SETTINGS)
+    return run("studies", about, VERBS, arguments, WITHOUT_SETTINGS, LIGHT)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 from tqdm import tqdm
 
-from studies.machine import process_count, quiet
+from studies.machine import bars, process_count
 from studies.settings import Params
 from studies.store import Missing, finished_only
 from tav import interrupt
@@ -37,7 +37,7 @@ def make_ahead(params: Params, make: Callable, jobs: Sequence[tuple]) -> None:
         with interrupt.held():  # else it may come when there is a process that nobody knows yet
             running = [pool.submit(make, *job) for job in missing]
         try:
-            for done in tqdm(as_completed(running), f"{workers} processes", len(running), disable=quiet()):
+            for done in tqdm(as_completed(running), f"{workers} processes", len(running), **bars()):
                 done.result()
         except BrokenProcessPool as error:
             raise MemoryError(f"one of {workers} processes was killed") from error

@@ -12,6 +12,7 @@ from importlib import import_module
 
 from studies.results import explain
 from studies.settings import load_params
+from studies.warm import ask
 from tav.errors import InputError, NumericalError, is_out_of_memory
 
 
@@ -21,6 +22,7 @@ def run(
     verbs: Mapping[str, tuple[str, str | Mapping[str, dict], str]],
     arguments: list[str] | None = None,
     without_settings: Collection[str] = (),
+    light: frozenset[str] = frozenset(),
 ) -> int:
     """Runs one verb of `python -m package` and returns the exit code.
 
@@ -28,7 +30,11 @@ def run(
         the argument is called, or "", or several with what argparse takes of each, which the function gets together as
         a namespace; what --help says.
     without_settings: the verbs whose function takes no settings.
+    light: the verbs that import little, and so do not wait for a warm process, see `studies.warm`.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not light.intersection(arguments[:1]) and (code := ask(package, arguments)) is not None:
+        return code
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         options = _parser(package, about, verbs).parse_args(arguments)

@@ -30,6 +30,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def quiet() -> bool | None:
-    """What tqdm takes as `disable`: True where the environment asks for no bars."""
-    return bool(os.environ.get("TQDM_DISABLE")) or None  # None: tqdm shows a bar on a terminal only
+def bars() -> dict:
+    """What tqdm takes: bars on a terminal only, none where the environment asks for it, in the row that it names.
+
+    tqdm itself reads the environment once, when it is imported, which may be before a fork gets its own.
+    """
+    row = os.environ.get("TQDM_POSITION")
+    return {"disable": bool(os.environ.get("TQDM_DISABLE")) or None, "position": int(row) if row else None}

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.utils import logging
 
-from studies.machine import chosen_device, quiet
+from studies.machine import bars, chosen_device
 from studies.settings import Inflate, Params, Tune
 from studies.stopping import until
 from tav.checkpoint import load_tuned, read_safetensors, save_tuned
@@ -68,7 +68,7 @@ def tune_with_progress(
     if ended:
         steps = until(ended, steps)
     losses = []
-    with tqdm(steps, f"tune: {caption}", settings.steps, disable=quiet()) as bar:
+    with tqdm(steps, f"tune: {caption}", settings.steps, **bars()) as bar:
         for step, loss in bar:
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             losses.append((step, loss))
@@ -108,4 +108,4 @@ def scheduler(of_model: Mapping, solver: str) -> DDIMScheduler | DPMSolverMultis
 
 def label(pipe: TuneAVideoPipeline, text: str) -> None:
     """What the progress bars of `pipe` say from now on."""
-    pipe.set_progress_bar_config(desc=text, disable=quiet())
+    pipe.set_progress_bar_config(desc=text, **bars())

@@ -42,10 +42,11 @@ def commands(workplace, monkeypatch):
     """Python with nothing to do in the place of DVC, or killed for a stage named in `failing`; what was asked of it."""
     asked, failing, start = [], [], subprocess.Popen
 
-    def popen(command, env):
-        asked.append(command[5:])
+    def popen(command, env, **options):
+        if "dvc" in command:
+            asked.append(command[5:])
         ends = "import os; os.kill(os.getpid(), 9)" if set(failing) & set(command) else ""
-        return start([sys.executable, "-c", ends], env=env)
+        return start([sys.executable, "-c", ends], env=env, **options)
 
     monkeypatch.setattr("publish.reproduce.subprocess.Popen", popen)
     return asked, failing

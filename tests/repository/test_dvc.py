@@ -68,6 +68,19 @@ def test_a_run_in_two_lanes_runs_nothing_either(workspace, first_run):
     assert "Stage '06_control' didn't change, skipping" in said and said.count("didn't change") > 2 * len(NOTEBOOKS)
 
 
+def test_a_notebook_in_a_fork_of_one_process_has_the_bytes_of_one_in_a_kernel_of_its_own(workspace, first_run):
+    workspace.settings["processes"] = 2
+    with (workspace.folder / "notebooks/02_results.py").open("a") as file:
+        file.write("# One more line.\n")
+    running = workspace.start("publish", "reproduce")
+    said = running.communicate()[0]
+    assert running.returncode == 0, said
+    assert set(re.findall(r"^Running stage '(.+)':", said, re.MULTILINE)) == {"inputs", "02_results", "report"}
+    before = workspace.files("results/notebooks/02_results")
+    assert workspace.repro("--force", "--single-item", "02_results") == ["02_results"]
+    assert workspace.files("results/notebooks/02_results") == before
+
+
 def test_a_new_clip_makes_its_own_pieces_alone(workspace, first_run):
     before = workspace.pieces("weights", "noise", "frames")
     workspace.add_clip("two")
