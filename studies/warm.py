@@ -1,7 +1,7 @@
 """Commands in forks of one process that has imported everything: torch, diffusers and the like take seconds each time.
 
     python -m studies.warm serve PARENT ADDRESS MODULE ...   # imports the modules, then runs what it is asked for
-    python -m studies.warm -f FILE                           # a Jupyter kernel, as `python -m ipykernel_launcher -f FILE` is
+    python -m studies.warm -f FILE                           # a Jupyter kernel, as of `python -m ipykernel_launcher`
 
 `publish.reproduce` starts one and names its address, a Unix socket, in the environment of the stages. A command that
 finds the address there sends its arguments, folder, environment and open files, and waits for an exit code. Where there
