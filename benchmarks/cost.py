@@ -12,7 +12,6 @@ import json
 import math
 import multiprocessing
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from diffusers.models.attention_processor import Attention
 from torch.utils.flop_counter import FlopCounterMode
@@ -306,6 +306,10 @@ def peak_memory() -> float:
     """Peak memory of this process so far: the GPU's where it is used, else resident, in GB."""
     if torch.cuda.is_available() and torch.cuda.memory_reserved():
         return torch.cuda.max_memory_allocated() / 1e9
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e9
+    import resource  # which Windows does not have
+
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,7 +40,7 @@ def reproduce(params: Params) -> None:
         if process_count(params) == 1:
             _finish(first)
         else:
-            with _warm(environment[warm.ADDRESS]):
+            with _warm(environment[warm.ADDRESS]) if sys.platform == "linux" else nullcontext():
                 _finish(first)
                 _run_lanes(environment)
     _finish(_dvc())
