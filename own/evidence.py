@@ -1,8 +1,8 @@
 """What keeping the background, stopping early and windows change, clip by clip.
 
-    python -m own.evidence         # three hours of one core with the miniature; goes on where it was stopped
+    python -m own.evidence         # an hour of one core with the miniature; goes on where it was stopped
 
-The first two on the clips of the benchmark, windows, whose clips are twice as long, on those of params.yaml.
+Backgrounds on the clips of the benchmark, whose edits of the object alone they take; the rest on those of params.yaml.
 
 Every edit of every clip is made both ways and scored; rows are in benchmarks/results/own.csv, verdicts in
 docs/own-clips.md. What is smaller than a bound here does not matter, and the bounds were set before the run.
@@ -27,8 +27,8 @@ from measures.tables import gains, over_clips
 from measures.truth import truth_beside
 from own.method import OwnMethod
 from own.windows import windows
+from publish.findings import measured
 from publish.marks import write_marked
-from publish.report import measured
 from studies.method import Method
 from studies.scores import Scores
 from studies.settings import Params, load_params
@@ -106,7 +106,13 @@ def _thing(entry: ClipEntry) -> str:
 def measure(params: Params) -> pd.DataFrame:
     """The rows of every part; what is in the file already is not made again."""
     for part, make in PARTS.items():
-        settings = _long(params) if part == "longer" else params.with_clips(params.benchmark.clips)
+        match part:
+            case "background":
+                settings = params.with_clips(params.benchmark.clips)
+            case "longer":
+                settings = _long(params)
+            case _:
+                settings = params
         method = Method(settings)
         scores = Scores(settings, lambda name, m=method, s=settings: read_frames(m.source(s.clips[name]).folder))
         for job in make(settings):

@@ -6,20 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import tables
+from publish.findings import VERDICTS, counted, grounds, main_claims, measured
 from publish.marks import read_marked, write_marked
-from publish.report import measured
 from studies.results import reading
 from studies.settings import Params
 
 CLAIMS = Path("reports/metrics/claims.json")
-VERDICTS = {"holds": "hold", "fails": "fail", "negligible": "are negligible", "undecided": "are undecided"}
-CHECKS = "01_method"  # what it asks cannot come out otherwise if the code is right: counted apart
-NAMED = (  # the claims that README names: does it edit, what does tuning buy, what does ST-Attn, is it better
-    ("02_results", "edit_success"),
-    ("03_ablation", "no_tuning_motion_correlation"),
-    ("03_ablation", "own_frame_attention_identity_stability"),
-    ("04_baselines", "plug_and_play_motion_correlation_all_42_clips"),
-)
 COMMAND = "python -m publish readme"
 
 
@@ -62,17 +54,8 @@ def parts() -> Iterator[tuple[str, str, str]]:
 
 def findings(claims: list[dict]) -> str:
     """What was found, in a sentence on all claims and one on each that is named, with its verdict and numbers."""
-    checks = [row for row in claims if row["section"] == CHECKS]
-    others = [row for row in claims if row["section"] != CHECKS]
-    verdicts = Counter(row["verdict"] for row in others)
-    count = ", ".join(f"{verdicts[verdict]} {words}" for verdict, words in VERDICTS.items() if verdicts[verdict])
-    held = sum(row["verdict"] == "holds" for row in checks)
-    lines = [f"Of {len(others)} claims, {count}. Of {len(checks)} checks of the method's code, {held} hold."]
-    found = {(row["section"], row["name"]): row for row in claims}
-    for row in (found[key] for key in NAMED if key in found):  # another params.yaml may have others
-        measure = row["measure"][0].lower() + row["measure"][1:]
-        lines.append(f"{row['claim']}: **{row['verdict']}** ({measure}: {measured(row)}; expected: {row['expected']}).")
-    return "".join(f"- {line}\n" for line in lines)
+    named = [f"{row['claim']}: **{row['verdict']}** ({grounds(row)})." for row in main_claims(claims)]
+    return "".join(f"- {line}\n" for line in [counted(claims), *named])
 
 
 def counts(claims: list[dict]) -> str:

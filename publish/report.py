@@ -7,7 +7,6 @@ import math
 import platform
 import re
 import shutil
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +22,8 @@ from torch.nn.functional import interpolate
 from measures.clips import ClipEntry
 from measures.tables import METHOD
 from publish import figures
+from publish.findings import counted, grounds, main_claims, measured
+from publish.player import write_player
 from studies.results import reading
 from studies.settings import Params
 from studies.sources import kept_frames
@@ -43,44 +44,37 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
     """Write `out`/index.html and what it links to from the results of the other stages; returns its path.
 
     notebooks/ gets every executed notebook as .ipynb and .html, figures/ and metrics/ what they wrote, clips/ an mp4 of
-    every source and edit. metrics/values.json holds numbers alone: what `dvc exp show` can put in columns. The same
-    results give the same bytes: no dates, no paths of this machine.
+    every source and edit, player/ the frames that the page's player shows. metrics/values.json holds numbers alone:
+    what `dvc exp show` can put in columns. The same results give the same bytes: no dates, no paths of this machine.
     """
     results, out = Path(results), Path(out)
-    for part in ("notebooks", "figures", "metrics", "clips"):
+    for part in ("notebooks", "figures", "metrics", "clips", "player"):
         shutil.rmtree(out / part, ignore_errors=True)
         (out / part).mkdir(parents=True)
     names = sorted(path.stem for path in Path("notebooks").glob("*.py"))
     notebooks = [_notebook(name, results / "notebooks" / name, out) for name in names]
+    claims = [row for notebook in notebooks for row in notebook["rows"]]
     page = {
         "params": params,
+        "counted": counted(claims),
+        "findings": [row | {"grounds": grounds(row)} for row in main_claims(claims)],
+        "player": write_player(params, results, out),
         "settings": _flat(params.model_dump(mode="json", exclude={"model", "clips", "processes"})),
         "notebooks": notebooks,
         "clips": [_clip(name, entry, params, results, out) for name, entry in params.clips.items()],
         "model": _model(params.model),
         "quality": _quality(Path("miniature/reports/quality.json")),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "verdicts": Counter(row["verdict"] for notebook in notebooks for row in notebook["rows"]),
         "frozen": _frozen("dvc.yaml", "miniature/dvc.yaml"),
         "side": LONGER_SIDE,
         "shown": SHOWN,
         "scores": _scores(results / "notebooks" / "02_results" / "scores.csv"),
     }
-    claims = [row for notebook in notebooks for row in notebook["rows"]]
     (out / "metrics" / "claims.json").write_text(json.dumps(claims, indent=2, ensure_ascii=False) + "\n")
     values = {notebook["name"]: {row["name"]: row["value"] for row in notebook["rows"]} for notebook in notebooks}
     (out / "metrics" / "values.json").write_text(json.dumps(values, indent=1) + "\n")
     (out / "figures" / "overview.webp").write_bytes(_overview(params, results))
     return _render("index.html", out / "index.html", **page)
-
-
-def measured(row: dict) -> str:
-    """A row's value with its unit and interval, as tables show it."""
-    if row["value"] is None:
-        return "not measured"
-    unit = f" {row['unit']}" if row["unit"] else ""
-    interval = " [{:.4g}, {:.4g}]".format(*row["interval"]) if row["interval"] else ""
-    return f"{row['value']:.4g}{unit}{interval}"
 
 
 def _render(template: str, path: Path, **values) -> Path:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from publish.findings import measured
 from publish.lock import mend_lock
 from publish.readme import CLAIMS, outdated
-from publish.report import measured
 from studies.benchmark import KEPT, made_with
 from studies.results import reading
 from studies.settings import Params

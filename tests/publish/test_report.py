@@ -1,4 +1,5 @@
 import base64
+import html
 import json
 import re
 import shutil
@@ -32,7 +33,7 @@ ROWS = {
 def project(workplace, set_params):
     """The folder of a run whose stages are done: one clip with two edits, one executed notebook, one that was not."""
     torch.manual_seed(0)
-    for folder in ("tune/square/source", "edit/square/object", "edit/square/place"):
+    for folder in ("tune/square/source", "edit/square/object", "edit/square/place", "peers/sdedit/square/object"):
         write_frames(Path("results") / folder, torch.rand(4, 3, 32, 48))
     Path("notebooks").mkdir()
     for name in ("02_results", "07_cost"):
@@ -56,6 +57,11 @@ def project(workplace, set_params):
     scores = {"clip": ["square"] * 2, "edit": ["object", "place"], "method": ["Tune-A-Video"] * 2}
     scores |= {"frame consistency": [91.234, 92.0], "text alignment": [27.5, 28.0], "frame accuracy": [100.0, 50.0]}
     pd.DataFrame(scores).to_csv(folder / "scores.csv", index=False)
+    set_params({"peers": {"sdedit": {}}})
+    of_peers = {"method": ["Tune-A-Video", "SDEdit"], "clip": ["square"] * 2, "edit": ["object"] * 2}
+    of_peers |= {"edit success": [0.75, 1.0], "motion correlation": [0.5, float("nan")]}
+    Path("results/notebooks/04_baselines").mkdir()
+    pd.DataFrame(of_peers).to_csv("results/notebooks/04_baselines/scores.csv", index=False)
     return workplace
 
 
@@ -72,6 +78,27 @@ def test_every_clip_and_edit_plays_with_its_prompt_and_scores(project):
             assert (clip.streams.video[0].width, clip.streams.video[0].height) == (192, 128)  # proportions kept
     for text in ("a circle is moving", "a square is moving on the beach", "frames 91.23", "text 27.50"):
         assert text in page
+
+
+def test_the_player_has_every_method_of_an_edit_with_what_was_measured_of_it(project):
+    data = json.loads(re.search(r'id="player-data">(.*?)</script>', build(), re.DOTALL)[1])
+    assert data["frames"] == 4 and [clip["name"] for clip in data["clips"]] == ["square"]
+    clip = data["clips"][0]
+    assert clip["aspect"] == "48 / 32" and [edit["name"] for edit in clip["edits"]] == ["object", "place"]
+    said = {view["method"]: view["said"] for view in clip["edits"][0]["views"]}
+    assert said == {"Tune-A-Video": "as asked 75%, motion 0.50", "SDEdit": "as asked 100%"}
+    assert [view["method"] for view in clip["edits"][1]["views"]] == ["Tune-A-Video"]  # of which nobody made another
+    for strip in (clip["source"], *(view["strip"] for edit in clip["edits"] for view in edit["views"])):
+        assert Image.open(Path("reports", strip)).size == (4 * 48, 32)
+
+
+def test_what_was_found_stands_before_everything_else(project):
+    Path("results/notebooks/02_results/metrics.json").unlink()
+    write_metrics("results/notebooks/02_results/metrics.json", {"edit_success": ROWS["gain"]} | ROWS)
+    page = build()
+    assert page.index("Of 4 claims, 2 hold, 1 fail, 1 are undecided.") < page.index('id="side-by-side"')
+    found = page[page.index('id="findings"') : page.index('id="side-by-side"')]
+    assert 'Edits &lt;follow&gt; their prompt: <b class="holds">holds</b>' in found and "2 dB [1, 3]" in found
 
 
 def test_claims_stand_with_their_values_and_verdicts(project):
@@ -157,7 +184,9 @@ def test_the_page_fits_a_laptop_and_a_phone(project, width):
     """What a browser lays out: nothing runs over the side, and the videos have their pictures."""
     page = build()
     probe = (
-        "<script>addEventListener('load', () => setTimeout(() => { document.title = JSON.stringify({"
+        "<script>addEventListener('load', () => setTimeout(() => { for (const part of document.querySelectorAll("
+        "'details')) part.open = true; }, 0)); addEventListener('load', () => setTimeout(() => {"
+        "document.title = JSON.stringify({"
         "over: document.documentElement.scrollWidth - document.documentElement.clientWidth,"
         "videos: [...document.querySelectorAll('video')].map(v => v.videoWidth),"
         "images: [...document.images].filter(i => i.complete && !i.naturalWidth).length}) }, 1500))</script></body>"
@@ -169,3 +198,30 @@ def test_the_page_fits_a_laptop_and_a_phone(project, width):
     shown = subprocess.run([BROWSER, *options, address], capture_output=True, text=True, timeout=120, check=True)
     measured = json.loads(re.search(r"<title>(.*?)</title>", shown.stdout)[1])
     assert measured == {"over": 0, "videos": [192, 192, 192], "images": 0}
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_the_player_shows_the_frame_the_edit_and_the_wipe_that_are_chosen(project):
+    page = build()
+    probe = """<script>addEventListener("load", () => setTimeout(() => {
+      const box = document.getElementById("player"), part = name => box.querySelector(`[name=${name}]`);
+      const set = (name, value, event) => { part(name).value = value; part(name).dispatchEvent(new Event(event)); };
+      const seen = () => ({
+        names: [...box.querySelectorAll("figcaption b")].map(name => name.textContent),
+        places: [...new Set([...box.querySelectorAll(".strip")].map(strip => strip.style.backgroundPositionX))],
+        wiped: [...new Set([...box.querySelectorAll(".over")].map(over => over.style.clipPath))],
+        high: [...box.querySelectorAll(".strip")].every(strip => strip.clientHeight > 40),
+        line: box.querySelector(".prompt-line").textContent});
+      set("frame", 2, "input"); set("wipe", 40, "input");
+      const first = seen();
+      set("edit", 1, "change");
+      document.title = JSON.stringify([first, seen()]); }, 500))</script></body>"""
+    Path("reports/probe.html").write_text(page.replace("</body>", probe))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    address = Path("reports/probe.html").resolve().as_uri()
+    shown = subprocess.run([BROWSER, *options, address], capture_output=True, text=True, timeout=120, check=True)
+    first, second = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", shown.stdout)[1]))
+    assert first["names"] == ["source", "Tune-A-Video", "SDEdit"] and second["names"] == ["source", "Tune-A-Video"]
+    for seen in (first, second):
+        assert seen["places"] == ["66.6667%"] and seen["wiped"] == ["inset(0px 60% 0px 0px)"] and seen["high"]
+    assert "a circle is moving" in first["line"] and "on the beach" in second["line"]

@@ -8,7 +8,7 @@ import pytest
 
 from measures.evidence import Interval, decide
 from publish import readme, verify
-from publish.report import measured
+from publish.findings import measured
 from studies.settings import load_params
 from tav.errors import InputError
 
