@@ -23,7 +23,7 @@ FIRST = ["edit"]  # with all that it takes
 LANES = (
     ["ablate", "03_ablation", "control", "06_control"],
     ["peers", "04_baselines", "02_results", "objects", "05_multi_object", "01_method"],
-)  # what is left runs after them, alone: of it, `cost` takes times
+)  # what is left runs after them, alone: of it, `cost` takes times, in processes of its own
 IMPORTED = (  # once for all
     *(f"studies.{stage}" for stage in ("stages", "ablation", "peers", "control", "objects")),
     *("measures.evaluate", "publish.notebook", "publish.report", "ipykernel.kernelapp"),
@@ -39,11 +39,12 @@ def reproduce(params: Params) -> None:
 
         if process_count(params) == 1:
             _finish(first)
-        else:
-            with _warm(environment[warm.ADDRESS]) if sys.platform == "linux" else nullcontext():
-                _finish(first)
-                _run_lanes(environment)
-    _finish(_dvc())
+            _finish(_dvc())
+            return
+        with _warm(environment[warm.ADDRESS]) if sys.platform == "linux" else nullcontext():
+            _finish(first)
+            _run_lanes(environment)
+            _finish(_dvc(**environment))
 
 
 def _run_lanes(environment: dict[str, str]) -> None:

@@ -85,11 +85,13 @@ def _answer(connection: socket.socket) -> int:
     watch.register(connection, 0)  # that it was closed is always told
     while ended not in (told := dict(watch.poll())):
         if told:
-            with suppress(ProcessLookupError):
-                os.killpg(worker, signal.SIGKILL)
+            for kill in (os.kill, os.killpg):  # it may not have its group yet
+                with suppress(ProcessLookupError):
+                    kill(worker, signal.SIGKILL)
             watch.unregister(connection)
     code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
-    connection.send(str(code if code >= 0 else 128 - code).encode())
+    with suppress(OSError):  # nobody waits any more
+        connection.send(str(code if code >= 0 else 128 - code).encode())
     return 0
 
 
