@@ -105,6 +105,8 @@ def _work(request: dict, files: list[int]) -> int:
     os.environ.update(request["environment"])
     sys.argv = [request["package"], *request["arguments"]]
     if request["package"] == KERNEL:
+        if pandas := sys.modules.get("pandas"):
+            pandas.set_option("display.max_columns", 20)  # its default if it is imported in a kernel
         importlib.import_module("ipykernel.kernelapp").launch_new_instance()
         return 0
     main = importlib.import_module(f"{request['package']}.__main__").main
