@@ -36,6 +36,7 @@ STEPS = ("tune", "invert", "edit")
 RELEASED = {"released": True, "released, nothing recomputed": False}  # name: gradient checkpointing
 OURS = {  # name: see full_size.MODES
     "here": "lean",
+    "here, nothing recomputed": "float32",
     "here, recompute full": "checkpointing",
     "here, bf16": "bf16-lean",
     "here, bf16, recompute full": "bf16-checkpointing",
