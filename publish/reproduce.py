@@ -33,7 +33,8 @@ IMPORTED = (  # once for all
 def reproduce(params: Params) -> None:
     """Runs every stage that is stale; ends the process with DVC's exit code if one fails."""
     with interrupt.unwinding(), TemporaryDirectory() as folder:
-        environment = _where_it_is_warm(Path(folder))
+        can_fork = sys.platform == "linux"  # elsewhere what is imported may not live in a fork
+        environment = _where_it_is_warm(Path(folder)) if can_fork else {}
         first = _dvc(*FIRST, **environment)
         from studies.machine import process_count  # two seconds for torch, which DVC need not wait for
 
@@ -41,7 +42,7 @@ def reproduce(params: Params) -> None:
             _finish(first)
             _finish(_dvc())
             return
-        with _warm(environment[warm.ADDRESS]) if sys.platform == "linux" else nullcontext():
+        with _warm(environment[warm.ADDRESS]) if can_fork else nullcontext():
             _finish(first)
             _run_lanes(environment)
             _finish(_dvc(**environment))
