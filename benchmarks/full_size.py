@@ -62,7 +62,7 @@ V1_4 = {  # where it is not the default of its class
     },
 }
 LEAN = {"tune": {"recompute": "lean"}}
-BF16 = {"memory": {"dtype": "bf16"}, "tune": {"mixed_precision": "bf16", "recompute": "lean"}}
+BF16 = {"memory": {"dtype": "bf16"}, "tune": LEAN["tune"] | {"mixed_precision": "bf16"}}
 MODES = {  # what is changed in params.yaml or, of what it has no setting for, in the process
     "float32": {"tune": {"recompute": "none"}},
     "lean": LEAN,

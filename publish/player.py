@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from measures.tables import METHOD
 from peers import PEERS
+from studies.results import reading
 from studies.settings import Params
 from studies.sources import kept_frames
 from tav.clip import to_pictures
@@ -32,7 +33,8 @@ def write_player(params: Params, results: Path, out: Path) -> dict:
 
     Methods are Tune-A-Video and the peers whose edits are in `results`. A strip has a clip's frames side by side.
     """
-    scores, clips = _scores(results / "notebooks/04_baselines/scores.csv"), []
+    compared = results / "notebooks/04_baselines/scores.csv"
+    scores, clips = read_scores(compared) if compared.is_file() else {}, []
     for clip, entry in params.clips.items():
         (out / "player" / clip).mkdir(parents=True)
         source = kept_frames(params, results / "tune" / clip / "source")
@@ -76,10 +78,8 @@ def _said(row: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {form.format(row[key])}" for key, (name, form) in READINGS.items() if key in row)
 
 
-def _scores(path: Path) -> dict[tuple[str, str, str], dict[str, float]]:
-    """Of each method, clip and edit the measures of `READINGS` that were taken; nothing if no notebook scored them."""
-    if not path.is_file():
-        return {}
-    table = pd.read_csv(path).set_index(["method", "clip", "edit"])
-    table = table[[measure for measure in READINGS if measure in table]]
+def read_scores(path: Path) -> dict[tuple[str, str, str], dict[str, float]]:
+    """A notebook's scores.csv, the measures that were taken: {(method, clip, edit): {measure: value}}."""
+    with reading(path):
+        table = pd.read_csv(path).set_index(["method", "clip", "edit"])
     return {key: row.dropna().to_dict() for key, row in table.iterrows()}

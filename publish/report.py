@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
@@ -23,7 +22,7 @@ from measures.clips import ClipEntry
 from measures.tables import METHOD
 from publish import figures
 from publish.findings import counted, grounds, main_claims, measured
-from publish.player import write_player
+from publish.player import read_scores, write_player
 from studies.results import reading
 from studies.settings import Params
 from studies.sources import kept_frames
@@ -54,6 +53,7 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
     names = sorted(path.stem for path in Path("notebooks").glob("*.py"))
     notebooks = [_notebook(name, results / "notebooks" / name, out) for name in names]
     claims = [row for notebook in notebooks for row in notebook["rows"]]
+    scores = read_scores(results / "notebooks/02_results/scores.csv")
     page = {
         "params": params,
         "counted": counted(claims),
@@ -68,7 +68,7 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
         "frozen": _frozen("dvc.yaml", "miniature/dvc.yaml"),
         "side": LONGER_SIDE,
         "shown": SHOWN,
-        "scores": _scores(results / "notebooks" / "02_results" / "scores.csv"),
+        "scores": {key[1:]: row for key, row in scores.items() if key[0] == METHOD},
     }
     (out / "metrics" / "claims.json").write_text(json.dumps(claims, indent=2, ensure_ascii=False) + "\n")
     values = {notebook["name"]: {row["name"]: row["value"] for row in notebook["rows"]} for notebook in notebooks}
@@ -201,15 +201,3 @@ def _frozen(*files: str) -> list[str]:
         stages = YAML(typ="safe").load(Path(file)).get("stages", {})
         found += [f"{name} ({file})" for name, stage in stages.items() if (stage.get("do") or stage).get("frozen")]
     return found
-
-
-def _scores(path: Path) -> dict:
-    """The scores of the edits, those that were taken: {clip: {edit: {measure: value}}}."""
-    with reading(path):
-        scores = pd.read_csv(path).set_index(["method", "clip", "edit"]).reset_index()
-    scores = scores[scores.method == METHOD].drop(columns="method")
-    table = {}
-    for row in scores.to_dict("records"):
-        edits, edit = table.setdefault(row.pop("clip"), {}), row.pop("edit")
-        edits[edit] = {measure: value for measure, value in row.items() if pd.notna(value)}
-    return table
