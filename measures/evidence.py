@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri, stdtrit  # quantiles; scipy.stats takes a second to import
+from scipy.special import ndtri, stdtr, stdtrit  # of Student's t; scipy.stats takes a second to import
+
+LEVEL = 0.05  # of a section's claims together, and of an interval
 
 
 class Interval(NamedTuple):
-    """A mean with the bounds of its interval; the bounds are nan where there is only one clip."""
+    """A mean with the bounds of its 95 % interval; the bounds are nan where there is only one clip.
+
+    freedom: Student's degrees of freedom, of a mean over clips their number less one; 0 where it is not known.
+    """
 
     mean: float
     low: float
     high: float
+    freedom: int = 0
 
     def __format__(self, spec: str) -> str:
         bounds = "" if math.isnan(self.low) else f" ({self.low:{spec}} to {self.high:{spec}})"
@@ -42,7 +48,7 @@ def bootstrap(values: Mapping[str, Sequence[float]], draws: int = 10_000, seed: 
     low, high = np.quantile(means, [0.025, 0.975])
     n = len(values)
     wider = math.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975) / ndtri(0.975)
-    return Interval(mean, mean - wider * (mean - float(low)), mean + wider * (float(high) - mean))
+    return Interval(mean, mean - wider * (mean - float(low)), mean + wider * (float(high) - mean), n - 1)
 
 
 def decide(
@@ -52,25 +58,79 @@ def decide(
     at_least: float = -math.inf,
     at_most: float = math.inf,
     unit: str = "",
+    smallest: float = 0.0,
 ) -> dict:
     """One row of evidence: the claim, what was measured, what was expected, and the verdict.
 
     A number holds or fails. An interval holds if all of it is within the bounds, fails if none of it is, and is
     undecided in between; so is a mean without an interval (one clip), and a value of None, which nothing measured. An
     interval of no width that only touches its bound is undecided too: [0, 0] is no evidence of a gain.
+    smallest: the smallest effect that matters. An interval that is nowhere as far as that from zero is negligible,
+    whatever side it is on.
+    The row's p is two-sided and against the one bound, as the interval is: it would touch the bound at the level p.
     """
-    mean, low, high = value if isinstance(value, Interval) else [math.nan if value is None else value] * 3
+    mean, low, high = value[:3] if isinstance(value, Interval) else [math.nan if value is None else value] * 3
     row = {"claim": claim, "measure": measure, "value": _rounded(mean), "interval": None, "unit": unit}
     row |= {"expected": _expected(at_least, at_most, unit), "verdict": "undecided"}
     touches = False
     if isinstance(value, Interval) and not math.isnan(low):
         row["interval"] = [_rounded(low), _rounded(high)]
         touches = low == high and (low == at_least) != (high == at_most)
+        if value.freedom and math.isinf(at_least) != math.isinf(at_most):
+            row |= _tested(value, at_most if math.isinf(at_least) else at_least)
+    if smallest:
+        row["smallest"] = smallest
     if high < at_least or low > at_most:  # a bound that is nan is on no side
         row["verdict"] = "fails"
     elif at_least <= low and high <= at_most and not touches:
         row["verdict"] = "holds"
+    if smallest and row["interval"] and -smallest < low <= high < smallest and low < high:
+        row["verdict"] = "negligible"
     return row
+
+
+def _tested(value: Interval, bound: float) -> dict:
+    """How many clips there are, and Student's p of a mean against a bound, from the side of its interval there."""
+    reach = value.mean - value.low if bound < value.mean else value.high - value.mean
+    t = stdtrit(value.freedom, 1 - LEVEL / 2) * _ratio(abs(value.mean - bound), reach)
+    return {"clips": value.freedom + 1, "p": float(2 * stdtr(value.freedom, -t))}
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.inf * bool(part)
+
+
+def settled(rows: Mapping[str, dict]) -> dict[str, dict]:
+    """The rows of a section as they stand when all are asked together: each p after Holm.
+
+    A claim that holds or fails alone and not beside the others is undecided. An undecided one is given how many clips
+    of the same spread would decide it, if its mean stays as it is.
+    """
+    rows = {name: dict(row) for name, row in rows.items()}
+    tested = sorted((row for row in rows.values() if "p" in row), key=lambda row: row["p"])
+    least = 0.0
+    for number, row in enumerate(tested):
+        share = LEVEL / (len(tested) - number)
+        alone, row["p"] = row["p"], max(least, min(1.0, row["p"] * (len(tested) - number)))
+        least = row["p"]
+        if row["verdict"] in ("holds", "fails") and row["p"] > LEVEL:
+            row["verdict"] = "undecided"
+        if row["verdict"] == "undecided" and 0 < alone < 1:
+            row["needed"] = _needed(row, alone, share)
+        row["p"] = float(f"{row['p']:.2g}")
+    return rows
+
+
+def _needed(row: dict, p: float, share: float) -> int:
+    """Of how many clips p would be the share; with a smallest effect, or the interval be within it."""
+    freedom = row["clips"] - 1
+    ratios = [stdtrit(freedom, 1 - share / 2) / stdtrit(freedom, 1 - p / 2)]
+    if "smallest" in row:
+        low, high = row["interval"]
+        room = row["smallest"] - abs(row["value"])
+        ratios += [max(high - row["value"], row["value"] - low) / room] if room > 0 else []
+    needed = math.ceil(row["clips"] * min(ratios) ** 2)
+    return max(row["clips"] + 1, int(float(f"{needed:.2g}")))
 
 
 def _expected(at_least: float, at_most: float, unit: str) -> str:
@@ -94,9 +154,11 @@ def evidence(row: dict) -> str:
     if row["value"] is None:
         return f"**Undecided:** {row['claim']}. {row['measure']} is not measured."
     interval = f" (95 % interval {row['interval'][0]:.4g} to {row['interval'][1]:.4g})" if row["interval"] else ""
+    small = f", and {row['smallest']:g} to matter" if "smallest" in row else ""
+    needed = f" About {row['needed']:,} clips would decide it, if the mean stays." if "needed" in row else ""
     return (
         f"**{row['verdict'].capitalize()}:** {row['claim']}. "
-        f"{row['measure']} is {row['value']:.4g}{unit}{interval}; expected {row['expected']}."
+        f"{row['measure']} is {row['value']:.4g}{unit}{interval}; expected {row['expected']}{small}.{needed}"
     )
 
 

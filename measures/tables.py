@@ -48,15 +48,19 @@ def means(scores: pd.DataFrame, measures: Iterable[str]) -> dict[str, dict[str, 
     }
 
 
-def gains(scores: pd.DataFrame, measure: str, method: str, other: str) -> Interval:
+def paired(scores: pd.DataFrame, measure: str, method: str, other: str) -> pd.DataFrame:
     """What `method` has more than `other` of a measure, edit by edit, of the same seed if there are several.
 
-    The mean with its interval over clips; what only one of the two has is left out.
+    A row per pair, with `clip` and the measure; what only one of the two has is left out.
     """
     pairs = scores.set_index([key for key in ("method", "seed", "clip", "edit") if key in scores])[measure]
-    gain = (pairs[method] - pairs[other]).rename(measure).reset_index()
+    return (pairs[method] - pairs[other]).rename(measure).reset_index().dropna(subset=measure)
+
+
+def gains(scores: pd.DataFrame, measure: str, method: str, other: str) -> Interval:
+    """The mean of what `method` has more than `other` of a measure, see `paired`, with its interval over clips."""
     least, most = RANGES.get(measure, (-math.inf, math.inf))
-    return over_clips(gain, measure, (least - most, most - least))
+    return over_clips(paired(scores, measure, method, other), measure, (least - most, most - least))
 
 
 def over_clips(scores: pd.DataFrame, measure: str, within: tuple[float, float] | None = None) -> Interval:
@@ -66,5 +70,5 @@ def over_clips(scores: pd.DataFrame, measure: str, within: tuple[float, float] |
     """
     taken = scores.reindex(columns=["clip", measure]).dropna()
     least, most = within or RANGES.get(measure, (-math.inf, math.inf))
-    mean, low, high = bootstrap({clip: list(values) for clip, values in taken.groupby("clip")[measure]})
-    return Interval(mean, max(low, least), min(high, most))  # a bound that is nan stays so
+    mean, low, high, freedom = bootstrap({clip: list(values) for clip, values in taken.groupby("clip")[measure]})
+    return Interval(mean, max(low, least), min(high, most), freedom)  # a bound that is nan stays so

@@ -29,9 +29,11 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.evidence import decide, evidence, write_metrics
-from measures.tables import METHOD, gains, means
+from measures.evidence import evidence, settled, write_metrics
+from measures.protocol import answers, claims
+from measures.tables import METHOD, means
 from publish import figures
+from studies.benchmark import kept
 from studies.scores import Scores, edits_in
 from studies.settings import load_params
 from tav.clip import read_frames
@@ -121,41 +123,45 @@ for clip, entry in params.clips.items():
     figures.show(figures.strip(rows, indices, title=f"{clip}: {prompt}"), f"{out}/figures/{clip}.jpg")
 
 # %% [markdown]
-# ## Evidence
+# ## On all clips
 #
-# Differences to the full method are paired: the same clip, edit prompt and seed with and without.
+# The same variants on the whole list of `benchmark.clips` and by every seed of `benchmark.seeds`, kept in
+# `reports/benchmark` since its last run with `benchmark.run`.
 
 # %%
-expected = {
-    "own-frame-attention": ("ST-Attn makes frames agree", ["frame consistency", "identity stability"]),
-    "random-noise": ("The inverted noise carries the motion of the source", ["motion correlation"]),
-    "no-tuning": ("Tuning carries the motion of the source", ["motion correlation"]),
-    "no-t-attn": ("T-Attn makes edits move more as their source does", ["motion correlation"]),
-}
+listed, said = kept("ablation", params)
+listed = listed[listed.method.isin([METHOD, *changes])]
+size = listed["clip"].nunique()
+seeded = f", seeds {sorted(listed['seed'].unique().tolist())}" if size else ""
+display(Markdown(said))
 
 # %%
-rows = {}
-tests = [(name, claim, m) for name, (claim, ms) in expected.items() for m in ms if name in changes]
-for name, claim, measure in tests:
-    gain = gains(scores, measure, METHOD, name) if measure in measures else None
-    key = f"{name} {measure}".replace(" ", "_").replace("-", "_")
-    rows[key] = decide(claim, f"{measure.capitalize()} of the full method above {name}", gain, at_least=0)
+whole = listed[listed.method.isin([name for name, of in listed.groupby("method") if of["clip"].nunique() == size])]
+if size:
+    shown = [measure for measure in measures if measure in listed]
+    figures.show(figures.intervals(means(whole, shown), f"{size} clips{seeded}"), f"{out}/figures/all-clips.png")
+
+# %%
+if size:
+    given = [measure for measure in rest if measure in listed and listed[measure].notna().any()]
+    display(pd.DataFrame(means(whole, given)).map("{:.2f}".format).rename_axis("method"))
 
 # %% [markdown]
-# Two variants are no parts of the paper but ways to sample for less: guidance in the first half of the steps alone
-# (arXiv 2404.07724), which saves a quarter of the passes through the UNet, and a multistep solver with half the steps.
-# They may cost at most `margins.sampling_loss` of edit success.
+# ## Evidence
+#
+# Differences are paired: the same clip, edit prompt and seed with and without. Two variants are no parts of the paper
+# but ways to sample for less: guidance in the first half of the steps alone (arXiv 2404.07724), which saves a quarter
+# of the passes through the UNet, and a multistep solver with half the steps. They may cost at most
+# `margins.sampling_loss` of edit success.
 
 # %%
-cheaper = {
-    "half-guided": "Guidance in the first half of the steps is enough",
-    "multistep": "Half the steps are enough for a multistep solver",
-}
-for name, claim in cheaper.items():
-    if name in changes:
-        gain = gains(scores, "edit success", name, METHOD) if "edit success" in measures else None
-        text = f"Edit success of {name} above the full method's"
-        rows[name.replace("-", "_")] = decide(claim, text, gain, at_least=-params.margins.sampling_loss)
+asked = claims("03_ablation", settings["margins"])
+asked = {key: claim for key, claim in asked.items() if claim.asks() <= {METHOD, *changes}}
+tables = {f"all {size} clips": listed, f"{len(params.clips)} clips": scores}
+rows = settled(answers(asked, tables))
+told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
+if told:
+    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)
@@ -164,7 +170,7 @@ display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
 # %% [markdown]
 # ## Limits
 #
-# - One seed, unless `full` is true. Intervals are over clips and say nothing of other seeds.
-# - A margin of 0 asks for the direction only: the whole interval has to be on the claimed side.
+# - Of a clip's seeds, edits and prompts the interval sees only what clips make of them: it resamples clips.
+# - The variants change one part each. What two of them do together is not asked.
 # - Frame consistency rewards stillness: a variant that moves less agrees more with itself.
 # - The paper shows one clip per ablation and no numbers, so there is nothing of it to be compared with.

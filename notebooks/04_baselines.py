@@ -27,19 +27,18 @@ from pathlib import Path
 os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "dvc.yaml").exists()))
 
 # %%
-import json
 from importlib.resources import files
 
 import pandas as pd
 from IPython.display import Markdown, display
 
 # %%
-from measures.evidence import decide, evidence, write_metrics
+from measures.evidence import evidence, settled, write_metrics
+from measures.protocol import answers, claims
 from measures.tables import METHOD, gains, means, trivial
 from peers import PEERS
 from publish import figures
-from studies.benchmark import made_with
-from studies.results import reading
+from studies.benchmark import kept
 from studies.scores import Scores, edits_in
 from studies.settings import load_params
 
@@ -113,20 +112,10 @@ display(pd.DataFrame(gained).T.map("{:+.2f}".format).rename_axis("Tune-A-Video l
 # `benchmark.run`.
 
 # %%
-kept = Path("reports/benchmark")
-with reading(kept):
-    listed = pd.read_csv(kept / "scores.csv") if (kept / "scores.csv").exists() else scores.head(0)
-    made = json.loads((kept / "settings.json").read_text()) if len(listed) else {}
-now = made_with(params)
-differ = [key for key in made if made[key] != now.get(key)]
-text = f"It was run with other settings of {', '.join(differ)}." if differ else "The settings are those of now."
-
-# %%
-if "model" in differ:  # what two models made shares no table
-    listed = listed.head(0)
+listed, said = kept("scores", params)
+listed = listed[listed.method.isin(methods)]
 size, count = listed["clip"].nunique(), listed.groupby(["clip", "edit"]).ngroups
-text = f"{size} clips and {count} edits. {text}" if count else "It has not been run with this model."
-display(Markdown(text))
+display(Markdown(said))
 
 # %%
 all_measures = [measure for measure in paper + truth if measure in listed]
@@ -139,7 +128,7 @@ if count:
 if count:
     display(pd.DataFrame(means(listed, all_measures)).map("{:.2f}".format).rename_axis("method"))
     display(pd.DataFrame(means(listed, all_others)).map("{:.3f}".format).rename_axis("method"))
-    kinds = listed[listed.method.isin(methods)].groupby(["method", "edit"], sort=False)[all_measures].mean()
+    kinds = listed.groupby(["method", "edit"], sort=False)[all_measures].mean()
     display(kinds.round(2))
 
 # %% [markdown]
@@ -153,7 +142,7 @@ if count:
 
 # %%
 published = pd.read_csv(files("measures") / "published.csv").set_index(["set", "metric", "method"])
-run = listed if count and not differ else scores
+run = listed if count else scores
 text = f"No score of this run stands beside these: it is of the miniature, or by another CLIP than {paper_clip}."
 if params.score.clip_model == paper_clip and not params.score.judge:  # only the miniature has a judge
     mine = run[run["method"] == METHOD].reindex(columns=paper).mean().round(2)
@@ -182,33 +171,21 @@ for number, (clip, entry) in enumerate(params.clips.items()):
 # %% [markdown]
 # ## Evidence
 #
-# The paper's two claims against its two peers, by its two measures and by the truth. A margin of 0 asks for the
-# direction: the whole interval on the claimed side.
+# The paper's two claims against its two peers, by its two measures and by the truth.
 
 # %%
-expected = {
-    "frame consistency": "Frames agree more than those of {}",
-    "text alignment": "Frames follow the prompt more than those of {}",
-    "edit success": "Frames show more of what the prompt asks than those of {}",
-    "motion correlation": "The source's motion is kept better than by {}",
-}
-asked = {"plug-and-play": "Plug-and-Play", "text-to-video": "the text-to-video model"}
-peers = [peer for peer in asked if peer in params.peers]
-tables = {f"{len(params.clips)} clips": scores} | ({f"all {size} clips": listed} if count else {})
-missing = [name for peer, name in asked.items() if peer not in peers]
+asked = claims("04_baselines", params.margins.model_dump())
+left = {claim.than for claim in asked.values() if claim.than not in methods}
+asked = {key: claim for key, claim in asked.items() if claim.than in methods}
+tables = {f"all {size} clips": listed, f"{len(params.clips)} clips": scores}
+if left:
+    display(Markdown(f"Not among `peers`, so that the claims against it are left out: {', '.join(sorted(left))}."))
 
 # %%
-if missing:
-    display(Markdown(f"Not among `peers`, so that the claims against it are left out: {', '.join(missing)}."))
-
-# %%
-rows = {}
-for where, measure, peer in [(w, m, p) for w in tables for m in expected for p in peers]:
-    measured = measure in tables[where] and tables[where][measure].notna().any()
-    gain = gains(tables[where], measure, METHOD, names[peer]) if measured else None
-    key = f"{peer} {measure} {where}".replace(" ", "_").replace("-", "_")
-    text = f"{measure.capitalize()} above that of {asked[peer]}, {where}"
-    rows[key] = decide(expected[measure].format(asked[peer]), text, gain, at_least=0)
+rows = settled(answers(asked, tables))
+told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
+if told:
+    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)
@@ -220,16 +197,16 @@ display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
 # %%
 easy = "here objects are large, clean and alone, and a frame edited by itself already agrees with the next"
 why = {
-    "plug-and-play": f"it copies features of every source frame, and the source's motion with them; {easy}",
-    "text-to-video": "it was trained on clips of this very world, and no source holds its frames back",
+    "Plug-and-Play": f"it copies features of every source frame, and the source's motion with them; {easy}",
+    "Text-to-video": "it was trained on clips of this very world, and no source holds its frames back",
 }
 
 # %%
-for peer in peers:
-    verdicts = [row["verdict"] for name, row in rows.items() if name.startswith(peer.replace("-", "_"))]
+for peer in sorted({claim.than for claim in asked.values()}):
+    verdicts = [rows[key]["verdict"] for key, claim in asked.items() if claim.than == peer]
     cause = why[peer] if params.score.judge else "no cause is known here; look at the strips above"
     if "fails" in verdicts:
-        display(Markdown(f"Against {asked[peer]} {verdicts.count('fails')} of {len(verdicts)} claims fail: {cause}."))
+        display(Markdown(f"Against {peer} {verdicts.count('fails')} of {len(verdicts)} claims fail: {cause}."))
 
 # %% [markdown]
 # ## Limits

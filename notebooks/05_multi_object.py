@@ -31,8 +31,9 @@ import pandas as pd
 from IPython.display import Markdown, display
 from scipy import stats
 
-from measures.evidence import Interval, decide, evidence, write_metrics
-from measures.tables import SOURCE, Stored, gains, means
+from measures.evidence import Interval, evidence, settled, write_metrics
+from measures.protocol import answers, claims
+from measures.tables import SOURCE, Stored, means
 from measures.truth import crowd
 from publish import figures
 
@@ -170,30 +171,21 @@ for error, by in [(error, by) for error in errors for by in ("things", "hidden")
     if len(found) > 2 and found[error].nunique() > 1 and found[by].nunique() > 1:
         line = stats.linregress(found[by], found[error])
         reach = stats.t.ppf(0.975, len(found) - 2) * line.stderr
-        slopes[error, by] = Interval(line.slope, line.slope - reach, line.slope + reach)
+        slopes[error, by] = Interval(line.slope, line.slope - reach, line.slope + reach, len(found) - 2)
 
 # %%
-rows = {}
-for error in errors:
-    name, text = error.replace(" ", "_"), f"{error.capitalize()} beyond the judge's own"
-    claim = f"The {error} grows with the number of objects"
-    rows[f"{name}_number"] = decide(claim, f"{text}, per thing more", slopes.get((error, "things")), at_least=0)
-    claim = f"The {error} grows where objects occlude each other"
-    rows[f"{name}_occlusion"] = decide(claim, f"{text}, per 10 % hidden", slopes.get((error, "hidden")), at_least=0)
+asked = claims("05_multi_object", params.margins.model_dump(), params.control)
+slope = {key: claim for key, claim in asked.items() if claim.by}
+paired = {key: claim for key, claim in asked.items() if not claim.by}
+unit = {"things": "beyond the judge's own, per thing more", "hidden": "beyond the judge's own, per 10 % hidden"}
+rows = {key: claim.row(slopes.get((claim.measure, claim.by)), unit[claim.by]) for key, claim in slope.items()}
 
 # %%
-for kind, error in [(kind, error) for kind in params.control for error in errors]:
-    known = len(methods[kind]) and several[error].notna().any()
-    lowered = gains(several, error, "no condition", kind) if known else None
-    claim, measure = f"With several objects a condition lowers the {error}", f"What the condition {kind} lowers it by"
-    rows[f"{error.replace(' ', '_')}_{kind}"] = decide(claim, measure, lowered, at_least=0)
-
-# %%
-for kind in params.control:
-    known = len(methods[kind]) and "motion correlation" in shown
-    gained = gains(several, "motion correlation", kind, "no condition") if known else None
-    claim, measure = "With several objects a condition brings back their motion", f"Motion correlation gained by {kind}"
-    rows[f"motion_{kind}"] = decide(claim, measure, gained, at_least=0)
+tables = {f"{several['clip'].nunique()} clips": several}
+rows = settled(rows | answers(paired, tables))
+told = {key: claim for key, claim in paired.items() if rows[key]["value"] is not None}
+if told:
+    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)

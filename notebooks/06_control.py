@@ -33,9 +33,11 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.evidence import decide, evidence, write_metrics
+from measures.evidence import evidence, settled, write_metrics
+from measures.protocol import answers, claims
 from measures.tables import METHOD, Stored, gains, means
 from publish import figures
+from studies.benchmark import kept
 from studies.scores import Scores, edits_in
 from studies.settings import load_params
 from tav.clip import read_frames
@@ -164,28 +166,29 @@ for clip, edit in [pair for pair in edits if ("none", "other", *pair) in drawn]:
 # Differences are paired: the same clip, prompt and noise with and without control.
 
 # %%
-path = "Under another clip's {}, things are drawn nearer to where that clip has them"
-cover = "Under another clip's {}, what is drawn coincides more with that clip's things"
-same = "The edit is still what its prompt says under its own clip's {}"
-plural = {"edges": "edges", "mask": "masks", "pose": "keypoints", "depth": "depth maps", "openpose": "body keypoints"}
-rows, table = {}, tables["other"]
+paths_of_all, said = kept("paths", params)
+scores_of_all, _ = kept("control", params)
+size = scores_of_all["clip"].nunique()
+display(Markdown(said))
 
 # %%
-for kind in kinds:
-    known = {"none", kind} <= set(table.method)
-    gain = gains(table, "centre error", "none", kind) if known else None
-    measure = f"Centre error without control above that under {kind}, in pixels of 64"
-    rows[f"other_{kind}_centre_error"] = decide(path.format(plural.get(kind, kind)), measure, gain, at_least=0)
-    gain = gains(table, "mask overlap", kind, "none") if known else None
-    measure = f"Mask overlap under {kind} above that without control"
-    rows[f"other_{kind}_mask_overlap"] = decide(cover.format(plural.get(kind, kind)), measure, gain, at_least=0)
+led = [table[table["whose"] == "other"].replace({"method": {"none": "no control"}}) for table in
+       (paths_of_all.reindex(columns=paths.columns), paths)]  # fmt: skip
+asked = claims("06_control", params.margins.model_dump(), kinds)
+names = f"all {size} clips", f"{len(params.clips)} clips"
+tables = {"other": dict(zip(names, led, strict=True)), "own": dict(zip(names, (scores_of_all, scores), strict=True))}
 
 # %%
-for kind in kinds:
-    loss = lost["edit success"][kind] if "edit success" in measures else None
-    measure = f"Edit success gained over the edit without control under {kind}"
-    margin = params.margins.control_loss
-    rows[f"own_{kind}_edit_success"] = decide(same.format(plural.get(kind, kind)), measure, loss, at_least=-margin)
+rows = {}
+for whose in tables:
+    rows |= answers({key: claim for key, claim in asked.items() if key.startswith(whose)}, tables[whose])
+rows = settled(rows)
+
+# %%
+told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
+for whose in {key.split("_")[0]: None for key in told}:
+    those = {key: claim for key, claim in told.items() if key.startswith(whose)}
+    figures.show(figures.verdicts(those, tables[whose], rows), f"{out}/figures/evidence-{whose}.png")
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)

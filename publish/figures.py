@@ -10,6 +10,7 @@ from functools import wraps
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from cycler import cycler
 from IPython.display import HTML, Image, display
@@ -20,6 +21,7 @@ from numpy.typing import ArrayLike
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
+from measures.protocol import Claim, first_to_tell
 from tav.clip import to_pictures
 
 INK, GREY, BLUE, ORANGE = "#22272e", "#9aa3ad", "#1f6fb2", "#d1601f"
@@ -176,13 +178,13 @@ def growth(x: ArrayLike, lines: Mapping[str, ArrayLike], title: str = "", xlabel
 
 
 @styled
-def intervals(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], title: str = "") -> Figure:
+def intervals(panels: Mapping[str, Mapping[str, tuple[float, ...]]], title: str = "") -> Figure:
     """A mean with its interval (mean, low, high) per row, in one panel per measure; bounds of nan are not drawn."""
     names = list(next(iter(panels.values())))
     figure = Figure(figsize=(3.6 * len(panels) + 1.2, 0.42 * len(names) + 1.1), layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (measure, rows) in zip(grid, panels.items(), strict=True):
-        for y, (mean, low, high) in enumerate(rows.values()):
+        for y, (mean, low, high, *_) in enumerate(rows.values()):
             if not math.isnan(low):
                 axes.plot([low, high], [y, y], color=BLUE, lw=4, alpha=0.35, solid_capstyle="butt")
             axes.plot(mean, y, "o", color=BLUE, ms=6)
@@ -194,6 +196,50 @@ def intervals(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], ti
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
+
+
+@styled
+def verdicts(asked: Mapping[str, Claim], tables: Mapping[str, pd.DataFrame], rows: Mapping[str, dict]) -> Figure:
+    """What verdicts rest on, a panel per measure and in it a line per claim.
+
+    A dot is a clip, the mean of its edits; the bar is the mean's interval. The side that a claim is on is shaded, and
+    between the dotted lines an effect is too small to matter. tables: see `measures.protocol.answers`; rows:
+    its rows, none without a value.
+    """
+    panels: dict[tuple[str, bool, float], list[str]] = {}
+    for key, claim in asked.items():
+        panels.setdefault((claim.measure, bool(claim.than), claim.at_least), []).append(key)
+    heights = [0.62 * len(keys) + 0.75 for keys in panels.values()]
+    figure = Figure(figsize=(7, sum(heights)), layout="constrained")
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, ((measure, differs, bound), keys) in zip(grid, panels.items(), strict=True):
+        for y, key in enumerate(keys):
+            _verdict(axes, y, asked[key], tables, rows[key])
+        low, high = axes.get_xlim()
+        low, high = min(low, bound), max(high, bound)
+        axes.axvspan(bound, high, color=BLUE, alpha=0.07, lw=0)
+        axes.axvline(bound, color=INK, lw=1)
+        for edge in {-asked[keys[0]].smallest, asked[keys[0]].smallest} - {0.0}:
+            axes.axvline(edge, color=GREY, lw=1, ls=":")
+        axes.set(xlim=(low, high), ylim=(len(keys) - 0.55, -0.75), yticks=[])
+        unit = f", {asked[keys[0]].unit}" if asked[keys[0]].unit else ""
+        axes.set_xlabel(f"{measure}{unit}: difference, edit by edit" if differs else f"{measure}{unit}")
+    figure.suptitle("Dots: clips. Bar: the mean's 95 % interval. Shaded: as claimed.", x=0.01, ha="left", fontsize=9)
+    return figure
+
+
+def _verdict(axes, y: int, claim: Claim, tables: Mapping[str, pd.DataFrame], row: dict) -> None:
+    """One claim's line: its words above, clips and interval below."""
+    clips = first_to_tell(claim, tables)[1].groupby("clip")[claim.measure].mean().to_numpy()
+    axes.annotate(f"{claim.claim}: ", (0, y), xycoords=("axes fraction", "data"), xytext=(4, 13),
+                  textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+    axes.annotate(f"{row['verdict']}, n = {len(clips)}", (1, y),
+                  xycoords=("axes fraction", "data"), xytext=(-4, 13), textcoords="offset points", ha="right",
+                  va="center", fontsize=8, fontweight="bold")  # fmt: skip
+    axes.plot(clips, np.full(len(clips), y), "o", color=INK, alpha=0.25, ms=4, mew=0)
+    if row["interval"]:
+        axes.plot(row["interval"], [y, y], color=BLUE, lw=5, alpha=0.45, solid_capstyle="butt")
+    axes.plot(row["value"], y, "o", color=BLUE, ms=6)
 
 
 def animate(rows: Mapping[str, ArrayLike], fps: float = 8) -> bytes:

@@ -6,9 +6,9 @@ VERDICTS = {"holds": "hold", "fails": "fail", "negligible": "are negligible", "u
 CHECKS = "01_method"  # what it asks cannot come out otherwise if the code is right: counted apart
 NAMED = (  # does it edit, what does tuning buy, what does ST-Attn, is it better
     ("02_results", "edit_success"),
-    ("03_ablation", "no_tuning_motion_correlation"),
-    ("03_ablation", "own_frame_attention_identity_stability"),
-    ("04_baselines", "plug_and_play_motion_correlation_all_42_clips"),
+    ("03_ablation", "no_tuning"),
+    ("03_ablation", "own_frame_attention"),
+    ("04_baselines", "plug_and_play_motion"),
 )
 
 

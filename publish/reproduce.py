@@ -19,7 +19,7 @@ from studies import warm
 from studies.settings import Params
 from tav import interrupt
 
-FIRST = ["edit"]  # with all that it takes
+FIRST = ["edit", "benchmark"]  # with all that they take
 LANES = (
     ["ablate", "03_ablation", "control", "06_control"],
     ["peers", "04_baselines", "02_results", "objects", "05_multi_object", "01_method"],

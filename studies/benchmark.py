@@ -1,4 +1,7 @@
-"""Every method on a whole list of clips and edits, such as the 42 and 140 of the paper's protocol; runs if asked to."""
+"""What the verdicts rest on: every method, variant and control on a whole list of clips; runs if asked to.
+
+The list of the miniature has the 42 clips and 140 edits of the paper's protocol. What a run found is committed.
+"""
 
 import json
 from collections.abc import Iterator
@@ -7,63 +10,162 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from measures.clips import ClipEntry
+from measures.score import psnr
 from measures.tables import METHOD, Stored, trivial
 from peers import PEERS
+from studies import control
+from studies.ahead import make_ahead
 from studies.cluster import each
 from studies.code import digest_of_code
 from studies.digests import digest_of_files
 from studies.method import SAME_RESULT, Method
 from studies.peers import Peers
+from studies.results import reading
 from studies.scores import Scores
 from studies.settings import Params
 from tav.clip import read_frames
 
 KEPT = Path("reports/benchmark")
-READ = ("model", "lora", "inflate", "clip", "tune", "invert", "edit", "peers", "score")  # sections of params.yaml
+READ = ("model", "lora", "inflate", "clip", "tune", "invert", "edit", "score")  # sections that every part depends on
+PARTS = {  # by the name of its file: the section that names its methods, which is also what `benchmark.parts` asks for
+    "scores": "peers",
+    "ablation": "ablation",
+    "control": "control",
+    "paths": "control",
+    "reconstructions": "",
+}
+THIRD = 3  # of so many clips one is taken for the variants of full_ablation
 
 
 def benchmark(params: Params) -> None:
-    """Tune on every clip of `benchmark.clips`, edit it by every method, score: reports/benchmark/scores.csv.
+    """Makes and scores the clips of `benchmark.clips` in every way: reports/benchmark/<part>.csv, see `score_clip`.
 
-    settings.json beside it holds what it was made with. Clips run one after the other or, with `benchmark.ray`, as
-    tasks of Ray; the scores are the same. If `benchmark.run` is false, nothing is done, and what an earlier run found
-    stays.
+    settings.json beside them holds what they were made with. Clips are made side by side as `processes` says or, with
+    `benchmark.ray`, as tasks of Ray; the scores are the same. If `benchmark.run` is false, nothing is done, and what an
+    earlier run found stays.
     """
     KEPT.mkdir(parents=True, exist_ok=True)
     if not params.benchmark.run:
         print("benchmark.run is false in params.yaml: reports/benchmark stays as it is")
         return
-    listed, scores = params.with_clips(params.benchmark.clips), {}
+    listed, tables = params.with_clips(params.benchmark.clips), {}
     Peers(listed)  # what is wrong with one is said before anything is tuned
     clips = each(score_clip, listed, list(listed.clips)) if params.benchmark.ray else _in_turn(listed)
-    for name, table in tqdm(clips, "benchmark", len(listed.clips), disable=None):  # a bar is for a terminal
-        scores[name] = table
-    pd.concat(scores[name] for name in listed.clips).to_csv(KEPT / "scores.csv", index=False)
+    for name, scored in tqdm(clips, "benchmark", len(listed.clips), disable=None):  # a bar is for a terminal
+        tables[name] = scored
+    for part in PARTS:
+        (KEPT / f"{part}.csv").unlink(missing_ok=True)  # of an earlier run
+    for part in next(iter(tables.values())):
+        pd.concat(tables[name][part] for name in listed.clips).to_csv(KEPT / f"{part}.csv", index=False)
     (KEPT / "settings.json").write_text(json.dumps(made_with(params), indent=1) + "\n")
 
 
-def _in_turn(params: Params) -> Iterator[tuple[str, pd.DataFrame]]:
+def _in_turn(params: Params) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
+    make_ahead(params, score_clip, [(params, name) for name in params.clips])
     for name in params.clips:
         yield name, score_clip(params, name)
 
 
 def made_with(params: Params) -> dict:
     """What the benchmark's scores depend on: settings, the digest of the list of clips, and that of the measures."""
-    settings = params.model_dump(mode="json", include=set(READ) | {"memory"})
+    sections = {*READ, "peers", "ablation", "control", "memory"} | ({"full_ablation"} if params.full else set())
+    settings = params.model_dump(mode="json", include=sections)
     settings["memory"] = settings["memory"]["dtype"]
     settings["clip"].pop("fps")
     settings["tune"] = {name: value for name, value in settings["tune"].items() if name not in SAME_RESULT}
-    measures = digest_of_code("measures.evaluate.Evaluator")
-    return settings | {"clips": digest_of_files(params.benchmark.clips), "measures": measures}
+    measures = digest_of_code("measures.evaluate.Evaluator", "measures.truth.followed")
+    clips = digest_of_files(params.benchmark.clips)
+    return settings | {"seeds": params.benchmark.seeds, "clips": clips, "measures": measures}
 
 
-def score_clip(params: Params, name: str) -> pd.DataFrame:
-    """A row per method and edit of a clip, as `Scores.table` gives it, to four digits."""
-    entry, method, peers = params.clips[name], Method(params), Peers(params)
-    scores = Scores(params, source=lambda _: read_frames(method.source(entry).folder))
-    ours = Stored({(name, edit): method.edit(entry, prompt).folder for edit, prompt in entry.edits.items()})
-    edits = trivial(ours, scores.source) | {METHOD: ours}
-    for peer in params.peers:
-        pieces = peers.edits(peer, entry)
-        edits[PEERS[peer].name] = Stored({(name, edit): piece.folder for edit, piece in pieces.items()})
-    return scores.table(edits).round(4)
+def kept(part: str, params: Params) -> tuple[pd.DataFrame, str]:
+    """What reports/benchmark holds of a part that these settings would make again, and a sentence about it.
+
+    Methods whose own settings are others are left out; where a setting differs on which all depend, there is no row.
+    """
+    path, none = KEPT / f"{part}.csv", pd.DataFrame(columns=["method", "clip", "edit"], dtype=object)
+    if not path.is_file():
+        return none, "The whole list of clips has not been run: verdicts are of the clips of this run."
+    with reading(path):
+        rows, made = pd.read_csv(path), json.loads((KEPT / "settings.json").read_text())
+    now = made_with(params)
+    shared = [*READ, "memory", "clips", "measures", *(["seeds"] if part == "ablation" else [])]
+    if differ := [key for key in shared if made.get(key) != now[key]]:
+        other = f"The whole list of clips was run with other settings of {', '.join(differ)}:"
+        return none, f"{other} verdicts are of the clips of this run."
+    before, today = ({**of.get(PARTS[part], {}), **of.get("full_ablation", {})} for of in (made, now))
+    if part == "ablation":
+        today |= params.model_dump(mode="json", include={"full_ablation"})["full_ablation"]
+    named = {name: PEERS[name].name if part == "scores" and name in PEERS else name for name in before}
+    rows = rows[~rows["method"].isin([named[name] for name in before if before[name] != today.get(name)])]
+    count, edits = rows["clip"].nunique(), rows.groupby(["clip", "edit"]).ngroups
+    return rows, f"Verdicts rest on the whole list, {count} clips and {edits} edits, whose scores are committed."
+
+
+def score_clip(params: Params, name: str) -> dict[str, pd.DataFrame]:
+    """All that is measured of a clip, a table a part with a row per method and edit, to four digits.
+
+    scores: of the method, the peers and those that do nothing. ablation: of the method and its variants, each by the
+    seeds of `benchmark.seeds`; those of full_ablation by the first, if `full`, on every third clip. control: of the
+    method and of edits under the clip's own conditions. paths: how conditions are followed, the clip's own and those of
+    the next clip. reconstructions: PSNR of what the inverted noise samples back to.
+    """
+    entry, method = params.clips[name], Method(params)
+    scores = Scores(params, source=lambda clip: read_frames(method.source(params.clips[clip]).folder))
+    edits, tables = _edits(method, name, entry), {}
+    if "peers" in params.benchmark.parts:
+        nothing, by_peers = trivial(edits, scores.source), _by_peers(params, name, entry)
+        tables["scores"] = scores.table(nothing | {METHOD: edits} | by_peers)
+    if "ablation" in params.benchmark.parts:
+        tables["ablation"] = _ablation(params, name, scores)
+    if "control" in params.benchmark.parts:
+        drawn = dict(control.pieces(control.Controlled(params), name))
+        drawn = {tuple(place.split("/")): piece.folder for place, piece in drawn.items()}
+        own = {kind: {at[2:]: drawn[at] for at in drawn if at[:2] == (kind, "own")} for kind in params.control}
+        tables["control"] = scores.table({METHOD: edits} | {kind: Stored(of) for kind, of in own.items()})
+        tables["paths"] = _paths(params, name, scores, edits, drawn)
+    tables["reconstructions"] = _reconstructions(name, read_frames(method.reconstruction(entry).folder), scores)
+    return {part: table.round(4) for part, table in tables.items()}
+
+
+def _by_peers(params: Params, name: str, entry: ClipEntry) -> dict[str, Stored]:
+    peers = Peers(params)
+    pieces = {PEERS[peer].name: peers.edits(peer, entry) for peer in params.peers}
+    return {peer: Stored({(name, edit): piece.folder for edit, piece in of.items()}) for peer, of in pieces.items()}
+
+
+def _edits(method: Method, name: str, entry: ClipEntry) -> Stored:
+    return Stored({(name, edit): method.edit(entry, prompt).folder for edit, prompt in entry.edits.items()})
+
+
+def _ablation(params: Params, name: str, scores: Scores) -> pd.DataFrame:
+    tables, entry = [], params.clips[name]
+    for number, seed in enumerate(params.benchmark.seeds):
+        seeded = params.model_copy(update={"tune": params.tune.model_copy(update={"seed": seed})})
+        runs = {METHOD: seeded} | {variant: params.varied(variant, seed) for variant in params.ablation}
+        if params.full and number == 0 and list(params.clips).index(name) % THIRD == 0:
+            runs |= {variant: params.varied(variant, seed) for variant in params.full_ablation if variant != "method"}
+        edits = {variant: _edits(Method(settings), name, entry) for variant, settings in runs.items()}
+        tables.append(scores.table(edits).assign(seed=seed))
+    return pd.concat(tables)
+
+
+def _paths(params: Params, name: str, scores: Scores, edits: Stored, drawn: dict) -> pd.DataFrame:
+    shown = {"own": name, "other": params.next_clip(name)}
+    cases = {(control.NONE, "own", *pair): folder for pair, folder in edits.data.items()}
+    cases |= {at: folder for at, folder in drawn.items() if at[1] in shown}
+    columns = ["method", "whose", "clip", "edit"]
+    rows = [
+        dict(zip(columns, case, strict=True)) | path
+        for case, folder in cases.items()
+        if (path := scores.followed(shown[case[1]], read_frames(folder)))
+    ]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns, dtype=object)
+
+
+def _reconstructions(name: str, frames, scores: Scores) -> pd.DataFrame:
+    source = scores.source(name)
+    found = {"reconstruction": frames, "mean frame": source.mean(0, keepdim=True).expand_as(source)}
+    rows = [{"method": what, "clip": name, "edit": "caption", "PSNR": psnr(of, source)} for what, of in found.items()]
+    return pd.DataFrame(rows)

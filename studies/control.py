@@ -21,6 +21,8 @@ from tav.clip import read_frames, write_frames
 from tav.control import load_control, sample_controlled
 from tav.pipeline import TuneAVideoPipeline
 
+NONE = "none"  # instead of a kind: without control
+
 
 def control_clips(params: Params) -> None:
     """Samples the tuned clips under every kind of params.control, into results/control/<kind>/<whose>/<clip>/<edit>.
@@ -53,7 +55,7 @@ def pieces(controlled: "Controlled", name: str) -> Iterator[tuple[str, Piece]]:
     if len(params.clips) == 1 or not params.control:
         return
     edit, prompt = next(iter(entry.edits.items()))
-    yield f"none/other/{name}/{edit}", controlled.method.edit(entry, prompt, "random")
+    yield f"{NONE}/other/{name}/{edit}", controlled.method.edit(entry, prompt, "random")
     for kind, drawn in controlled.conditions(params.clips[params.next_clip(name)]).items():
         yield f"{kind}/other/{name}/{edit}", controlled.edit(entry, prompt, kind, drawn, "random")
 

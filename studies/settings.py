@@ -191,11 +191,13 @@ class Conditions(Section):
 
 
 class Benchmark(Section):
-    """Whether `benchmark` runs all methods, over which list of clips, where these lie, and on which Ray cluster."""
+    """Whether `benchmark` runs, what of it, over which list of clips, where these lie, on which Ray cluster."""
 
     run: bool
+    parts: list[Literal["peers", "ablation", "control"]]
     clips: Needed
     footage: Needed
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     ray: str
     retries: Whole
 

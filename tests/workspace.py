@@ -40,7 +40,15 @@ SMALL = {
     "peers": {"per-frame": {"guidance_scale": 2.0}},
     "control": {"edges": "models/miniature/controlnet-edges"},
     "objects": "data/objects.yaml",
-    "benchmark": {"run": False, "clips": "data/evaluation.yaml", "footage": "data/clips", "ray": "", "retries": 1},
+    "benchmark": {
+        "run": False,
+        "clips": "data/evaluation.yaml",
+        "footage": "data/clips",
+        "ray": "",
+        "retries": 1,
+        "parts": ["peers", "ablation", "control"],
+        "seeds": [33],
+    },
 }
 
 

@@ -2,10 +2,13 @@ import io
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from measures.evidence import settled
+from measures.protocol import Claim, answers
 from publish import figures
 from tav.clip import to_pictures
 
@@ -114,3 +117,17 @@ def test_a_shown_animation_is_written_and_captioned(tmp_path, monkeypatch):
     figures.show_animation({"a <b>": frames(0.3)}, tmp_path / "figures" / "a.webp")
     assert Image.open(tmp_path / "figures" / "a.webp").n_frames >= 1
     assert "a &lt;b&gt;" in shown[0].data and "data:image/webp;base64," in shown[0].data
+
+
+def test_a_verdict_is_drawn_from_every_clip_with_its_interval_and_its_words():
+    claim = Claim("ST-Attn makes frames agree", "edit success", "ours", "theirs", smallest=0.05)
+    rows = [(m, f"clip {c}", "place", c / 10 + (m == "ours") * 0.2) for m in ("ours", "theirs") for c in range(5)]
+    tables = {"5 clips": pd.DataFrame(rows, columns=["method", "clip", "edit", "edit success"])}
+    asked = {"more": claim}
+    figure = figures.verdicts(asked, tables, settled(answers(asked, tables)))
+    (axes,) = figure.axes
+    words = [text.get_text() for text in axes.texts]
+    assert "ST-Attn makes frames agree: " in words
+    assert any(word.endswith("n = 5") for word in words)
+    dots = axes.lines[0].get_xdata()
+    assert len(dots) == 5 and np.allclose(dots, 0.2)

@@ -152,8 +152,8 @@ def test_clips_that_go_where_the_condition_does_follow_it(project, set_params):
     assert {"other.png", "own.png", "lost.png", "fox-running.jpg", "fox-running-other.jpg"} <= figures(files)
     assert len(rows) == 9
     for kind in KINDS:
-        assert rows[f"other_{kind}_centre_error"]["verdict"] == "holds"
-        assert rows[f"other_{kind}_mask_overlap"]["verdict"] == "holds"
+        assert rows[f"other_{kind}_centre_error"]["interval"][0] > 0  # of three clips nine claims are not decided
+        assert rows[f"other_{kind}_mask_overlap"]["interval"][0] > 0
         assert rows[f"own_{kind}_edit_success"]["value"] == 0  # nothing is lost where nothing is changed
     paths = pd.read_csv(project / "results/notebooks/06_control/paths.csv")
     led = paths[(paths.whose == "other") & (paths.method != "none")]

@@ -105,7 +105,7 @@ def test_every_condition_is_held_against_none_and_the_source_shows_the_judges_ow
     for same in (rows["count_error_mask"], rows["identity_error_mask"]):  # the same edits again: no gain, no evidence
         assert same["interval"] == [0, 0] and same["verdict"] == "undecided"
     figures = {file.name for file in (out / "figures").iterdir()}
-    assert figures == {"one.jpg", "apart.jpg", "crossing.jpg", "clips.png", "conditions.png"}
+    assert figures == {"one.jpg", "apart.jpg", "crossing.jpg", "clips.png", "conditions.png", "evidence.png"}
 
 
 def test_without_a_judge_every_claim_stays_open_and_the_clips_are_shown(project):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from diffusers import ControlNetModel, UNet2DConditionModel
 from ruamel.yaml import YAML
 
 from studies import benchmark, code
@@ -20,6 +21,7 @@ from tav.errors import InputError
 from tests.tiny_clip import save_clip
 
 EDITS = {"object": "a circle is moving"}
+EDITED = 2 * 2 * 2  # of two clips and by two seeds, the method's edit and its variant's
 
 
 @pytest.fixture
@@ -30,6 +32,7 @@ def listed(workplace, set_params):
     YAML(typ="safe").dump({"clips": {"one": clip, "two": clip | {"caption": "a square"}}}, Path("list.yaml"))
     set_params({"score.clip_model": "clip", "peers": {"per-frame": {}, "sdedit": {"strength": 0.5}}})
     set_params({"benchmark.run": True, "benchmark.clips": "list.yaml"})
+    set_params({"ablation": {"own-frame-attention": {"inflate": {"attention": "own"}}}})
     return workplace
 
 
@@ -41,6 +44,44 @@ def test_every_method_is_scored_on_every_clip_of_the_list(listed):
     assert scores["text alignment"].notna().all()
     kept = json.loads(Path("reports/benchmark/settings.json").read_text())
     assert kept == benchmark.made_with(load_params())
+    varied = pd.read_csv("reports/benchmark/ablation.csv").groupby(["clip", "method", "seed"]).size()
+    assert len(varied) == EDITED and varied.eq(1).all()
+    still = pd.read_csv("reports/benchmark/reconstructions.csv")
+    assert still.groupby("method").size().to_dict() == {"mean frame": 2, "reconstruction": 2}
+
+
+def test_variants_of_the_full_ablation_are_made_on_every_third_clip_by_the_first_seed(listed, set_params):
+    set_params({"full": True, "full_ablation": {"method": {}, "untuned": {"tune": {"steps": 0}}}})
+    set_params({"benchmark.parts": ["ablation"]})
+    assert main(["benchmark"]) == 0
+    rows = pd.read_csv("reports/benchmark/ablation.csv")
+    assert rows[rows.method == "untuned"][["clip", "seed"]].to_numpy().tolist() == [["one", 33]]
+    assert not Path("reports/benchmark/scores.csv").exists()
+
+
+def test_what_was_kept_holds_for_the_settings_that_made_it_and_variant_by_variant(listed, set_params):
+    assert benchmark.kept("ablation", load_params())[1].startswith("The whole list of clips has not been run")
+    assert main(["benchmark"]) == 0
+    rows, said = benchmark.kept("ablation", load_params())
+    assert len(rows) == EDITED and "2 clips and 2 edits" in said
+    set_params({"peers.sdedit.strength": 0.6, "ablation.own-frame-attention.inflate.attention": "first"})
+    assert set(benchmark.kept("ablation", load_params())[0]["method"]) == {"Tune-A-Video"}
+    assert "SDEdit" not in set(benchmark.kept("scores", load_params())[0]["method"])
+    set_params({"edit.guidance_scale": 3.0})
+    rows, said = benchmark.kept("scores", load_params())
+    assert not len(rows) and "with other settings of edit" in said
+
+
+def test_controls_are_scored_on_every_clip(listed, set_params, tiny_model):
+    unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
+    ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 4, 4)).save_pretrained("models/edges")
+    set_params({"control": {"edges": "models/edges"}, "benchmark.parts": ["control"]})
+    assert main(["benchmark"]) == 0
+    scores = pd.read_csv("reports/benchmark/control.csv")
+    assert scores.groupby(["clip", "method"]).size().to_dict() == {
+        (clip, method): 1 for clip in ("one", "two") for method in ("Tune-A-Video", "edges")
+    }
+    assert not len(pd.read_csv("reports/benchmark/paths.csv"))  # no judge reads where things are
 
 
 def pieces(kind: str) -> dict[Path, int]:
@@ -73,10 +114,11 @@ def test_an_interrupted_run_keeps_the_pieces_that_were_done_and_ends_with_the_sa
 
 def test_a_changed_setting_makes_anew_what_depends_on_it(listed, set_params):
     assert main(["benchmark"]) == 0
-    weights, frames = set(pieces("weights")), set(pieces("frames"))
+    weights, made = set(pieces("weights")), {path.parent for path in pieces("frames")}
     set_params({"edit.guidance_scale": 3.0})
     assert main(["benchmark"]) == 0
-    assert set(pieces("weights")) == weights and len(set(pieces("frames"))) == 2 * len(frames)
+    again = {path.parent for path in pieces("frames")} - made
+    assert set(pieces("weights")) == weights and len(again) == EDITED  # and no clip is reconstructed again
 
 
 def test_a_changed_measure_scores_again_and_samples_nothing(listed, monkeypatch):
