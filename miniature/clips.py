@@ -50,11 +50,29 @@ GROUPS = [  # clips of one, two and three things: object, style, place, how many
     ("tractor", "line", "desert", 2, "crossing"),
     ("surfer", "cartoon", "beach", 3, "apart"),
     ("astronaut", "cartoon", "space", 3, "crossing"),
+    ("pig", "line", "grass", 1, "apart"),
+    ("helicopter", "3d", "sea", 1, "apart"),
+    ("fox", "3d", "snow", 2, "apart"),
+    ("car", "cartoon", "road", 2, "apart"),
+    ("skier", "line", "sunset", 2, "apart"),
+    ("duck", "cartoon", "sea", 2, "crossing"),
+    ("panda", "3d", "space", 2, "crossing"),
+    ("wizard", "line", "grass", 2, "crossing"),
+    ("panda", "line", "grass", 3, "apart"),
+    ("turtle", "3d", "beach", 3, "apart"),
+    ("rocket", "cartoon", "space", 3, "apart"),
+    ("dancer", "3d", "road", 3, "apart"),
+    ("lion", "3d", "desert", 3, "crossing"),
+    ("elephant", "line", "road", 3, "crossing"),
+    ("penguin", "3d", "snow", 3, "crossing"),
+    ("wizard", "cartoon", "beach", 3, "crossing"),
 ]
+FIRST = 8  # of them, which cross number with overlap as well, are edited by default
 
 
 def main() -> None:
-    """Write clips and lists: evaluation.yaml (42 clips, 140 edits), default.yaml (8 of them), development, objects."""
+    """Write clips and lists: evaluation.yaml (42 clips, 140 edits), default.yaml (8 of them), development.yaml,
+    several.yaml (24 clips of one, two and three things), objects.yaml (8 of them)."""
     evaluation = [clip for kind in KINDS for clip in _series(kind, first=0, count=14)]
     development = [clip for kind, count in zip(KINDS, (3, 3, 2), strict=True) for clip in _series(kind, 30, count)]
     for number, clip in enumerate(evaluation):  # every third clip also gets an edit of several things at once
@@ -62,13 +80,14 @@ def main() -> None:
             clip["edits"]["several"] = _several(clip)
     groups = [_group(*group, number) for number, group in enumerate(GROUPS)]
     clips = evaluation + development + groups
-    assert len({clip["name"] for clip in clips}) == 58
+    assert len({clip["name"] for clip in clips}) == 74
     for clip in clips:
         write(clip)
     default = [next(clip for clip in evaluation if (clip["kind"], clip["motion"]) == cell) for cell in DEFAULT]
     for name, listed in (("evaluation", evaluation), ("development", development)):
         _write_list(DATA / f"{name}.yaml", listed, about=("object", "kind", "motion"))
-    _write_list(DATA / "objects.yaml", groups, about=("object", "kind", "motion", "count", "overlap"))
+    for name, listed in (("objects", groups[:FIRST]), ("several", groups)):
+        _write_list(DATA / f"{name}.yaml", listed, about=("object", "kind", "motion", "count", "overlap"))
     short = [{**clip, "edits": {k: v for k, v in clip["edits"].items() if k != "several"}} for clip in default]
     _write_list(DATA / "default.yaml", short)
 

@@ -26,7 +26,6 @@ from pathlib import Path
 os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "dvc.yaml").exists()))
 
 # %%
-import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 from scipy import stats
@@ -34,10 +33,11 @@ from scipy import stats
 from measures.evidence import Interval, evidence, settled, write_metrics
 from measures.protocol import answers, claims
 from measures.tables import SOURCE, Stored, means
-from measures.truth import crowd
 from publish import figures
 
 # %%
+from studies.benchmark import kept
+from studies.objects import crowds, scored, told
 from studies.scores import Scores
 from studies.settings import load_params
 from studies.sources import kept_frames
@@ -58,15 +58,12 @@ apart = 0.05  # the share of things that is hidden, up to which they count as ap
 
 # %%
 params = load_params()
-listed = params.with_clips(params.objects).clips
-entries = {n: e.model_copy(update={"edits": e.edits | {"caption": e.caption}}) for n, e in listed.items()}
-params = params.model_copy(update={"clips": entries})
-crowds = [{"clip": clip} | crowd(entry.source) for clip, entry in listed.items()]
-crowds = pd.DataFrame(crowds, columns=["clip", "things", "hidden"]).set_index("clip").astype(float)
-crowds = crowds.sort_values(["things", "hidden"], kind="stable")
+few = params.with_clips(params.objects)
+listed, params = few.clips, told(few)
+of_clips = crowds(few).sort_values(["things", "hidden"], kind="stable")
 if not listed:
     display(Markdown("`objects` in params.yaml names no clips: nothing was edited, every question here stays open."))
-display(crowds.assign(caption={clip: entry.caption for clip, entry in listed.items()}).round(2))
+display(of_clips.assign(caption={clip: entry.caption for clip, entry in listed.items()}).round(2))
 
 # %%
 folder = Path("results/objects")
@@ -81,10 +78,7 @@ methods = {
 # %%
 scorer = Scores(params, source=lambda clip: kept_frames(params, folder / clip / "source"))
 methods[SOURCE] = {(clip, "caption"): scorer.source(clip) for clip in listed}
-scores = scorer.table(methods).join(crowds, on="clip")
-where = scores[["method", "clip", "edit"]].itertuples(index=False)
-counted = [scorer.count_error(params.clips[c].edits[e], methods[m][c, e]) for m, c, e in where]
-scores = scores.assign(**{"count error": counted, "identity error": 1 - scores.get("right object", np.nan)}).round(4)
+scores = scored(scorer, methods)
 scores.to_csv(f"{out}/scores.csv", index=False)
 if listed and scorer.unread():
     display(Markdown(f"{scorer.unread()} Errors of identity need both too, and errors of count a judge."))
@@ -100,7 +94,7 @@ if listed and scorer.unread():
 # %%
 errors = ["count error", "identity error"]
 judged = [measure for measure in [*errors, "edit success"] if measure in scores and scores[measure].notna().any()]
-known = crowds.dropna().itertuples()
+known = of_clips.dropna().itertuples()
 group = {row.Index: f"{row.things:.0f} {'apart' if row.hidden <= apart else 'crossing'}" for row in known}
 table = scores.assign(things=scores["clip"].map(group)).groupby(["things", "method"], sort=False)[judged].mean()
 if judged:
@@ -110,8 +104,10 @@ if judged:
 # Every clip, the mean of its edits without a condition, by its number of things and the share of them that is hidden:
 
 # %%
-labels = {row.Index: f"{row.Index}: {row.things:.0f}, {row.hidden:.0%} hidden" for row in crowds.dropna().itertuples()}
-by_clip = scores.set_index("clip").loc[crowds.index].rename(labels).reset_index()
+labels = {
+    row.Index: f"{row.Index}: {row.things:.0f}, {row.hidden:.0%} hidden" for row in of_clips.dropna().itertuples()
+}
+by_clip = scores.set_index("clip").loc[of_clips.index].rename(labels).reset_index()
 of_edits, of_source = (by_clip[by_clip["method"] == method] for method in ("no condition", SOURCE))
 panels = means(of_edits.assign(method=of_edits["clip"]), judged)
 if "count error" in panels:
@@ -162,9 +158,14 @@ for number, (clip, entry) in enumerate(listed.items()):
 # stay apart: so the motion is asked, too.
 
 # %%
-own = scores[scores["method"] == SOURCE].set_index("clip")[errors]
-beyond = scores[scores["method"] == "no condition"].groupby("clip")[errors].mean() - own
-beyond = beyond.join(crowds.assign(hidden=10 * crowds["hidden"]))
+whole, said = kept("objects", params)
+table = whole if len(whole) else scores
+display(Markdown(said))
+
+# %%
+own = table[table["method"] == SOURCE].set_index("clip").reindex(columns=errors)
+beyond = table[table["method"] == "no condition"].groupby("clip")[errors].mean() - own
+beyond = beyond.join(table.groupby("clip")[["things", "hidden"]].first().assign(hidden=lambda of: 10 * of["hidden"]))
 slopes = {}
 for error, by in [(error, by) for error in errors for by in ("things", "hidden")]:
     found = beyond[beyond["things"] > (1 if by == "hidden" else 0)][[by, error]].dropna()
@@ -181,7 +182,7 @@ unit = {"things": "beyond the judge's own, per thing more", "hidden": "beyond th
 rows = {key: claim.row(slopes.get((claim.measure, claim.by)), unit[claim.by]) for key, claim in slope.items()}
 
 # %%
-tables = {f"{several['clip'].nunique()} clips": several}
+tables = {f"{of['clip'].nunique()} clips": of[of["things"] > 1] for of in (table, scores)}
 rows = settled(rows | answers(paired, tables))
 told = {key: claim for key, claim in paired.items() if rows[key]["value"] is not None}
 if told:
@@ -194,9 +195,8 @@ display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
 # %% [markdown]
 # ## Limits
 #
-# - Eight clips, two of one thing, four of two and two of three, half of those of several crossing: few for an
-#   interval, and too few to tell number and occlusion from the kind of object and the style. What stays undecided here
-#   is not thereby refuted.
+# - Clips of one thing are few, and things cross in one way only: number and occlusion are not told from the kind of
+#   object and the style. What stays undecided here is not thereby refuted.
 # - The judge counts to three. Where things cover each other it often reads too few, on source clips too. A right edit
 #   of such a frame cannot be told from a wrong one, and the error beyond the judge's own may be too small.
 # - The image model has seen three things in one arrangement only, and several in a quarter of its pictures.

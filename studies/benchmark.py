@@ -4,7 +4,7 @@ The list of the miniature has the 42 clips and 140 edits of the paper's protocol
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from measures.clips import ClipEntry
 from measures.score import psnr
-from measures.tables import METHOD, Stored, trivial
+from measures.tables import METHOD, SOURCE, Stored, trivial
 from peers import PEERS
-from studies import control
+from studies import control, objects
 from studies.ahead import make_ahead
 from studies.cluster import each
 from studies.code import digest_of_code
@@ -34,6 +34,7 @@ PARTS = {  # by the name of its file: the section that names its methods, which 
     "control": "control",
     "paths": "control",
     "reconstructions": "",
+    "objects": "control",
 }
 THIRD = 3  # of so many clips one is taken for the variants of full_ablation
 
@@ -49,22 +50,27 @@ def benchmark(params: Params) -> None:
     if not params.benchmark.run:
         print("benchmark.run is false in params.yaml: reports/benchmark stays as it is")
         return
-    listed, tables = params.with_clips(params.benchmark.clips), {}
-    Peers(listed)  # what is wrong with one is said before anything is tuned
-    clips = each(score_clip, listed, list(listed.clips)) if params.benchmark.ray else _in_turn(listed)
-    for name, scored in tqdm(clips, "benchmark", len(listed.clips), disable=None):  # a bar is for a terminal
-        tables[name] = scored
+    lists = {score_clip: params.with_clips(params.benchmark.clips)}
+    if "objects" in params.benchmark.parts:
+        lists[score_several] = params.with_clips(params.benchmark.objects)
+    Peers(params)  # what is wrong with one is said before anything is tuned
+    parts = {}
+    for score, listed in lists.items():
+        clips = each(score, listed, list(listed.clips)) if params.benchmark.ray else _in_turn(score, listed)
+        tables = dict(tqdm(clips, "benchmark", len(listed.clips), disable=None))  # a bar is for a terminal
+        for part in tables[next(iter(listed.clips))]:
+            parts[part] = pd.concat(tables[name][part] for name in listed.clips)
     for part in PARTS:
-        (KEPT / f"{part}.csv").unlink(missing_ok=True)  # of an earlier run
-    for part in next(iter(tables.values())):
-        pd.concat(tables[name][part] for name in listed.clips).to_csv(KEPT / f"{part}.csv", index=False)
+        (KEPT / f"{part}.csv").unlink(missing_ok=True)  # of an earlier run, which may have had more parts
+    for part, table in parts.items():
+        table.to_csv(KEPT / f"{part}.csv", index=False)
     (KEPT / "settings.json").write_text(json.dumps(made_with(params), indent=1) + "\n")
 
 
-def _in_turn(params: Params) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
-    make_ahead(params, score_clip, [(params, name) for name in params.clips])
+def _in_turn(score: Callable, params: Params) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
+    make_ahead(params, score, [(params, name) for name in params.clips])
     for name in params.clips:
-        yield name, score_clip(params, name)
+        yield name, score(params, name)
 
 
 def made_with(params: Params) -> dict:
@@ -75,8 +81,8 @@ def made_with(params: Params) -> dict:
     settings["clip"].pop("fps")
     settings["tune"] = {name: value for name, value in settings["tune"].items() if name not in SAME_RESULT}
     measures = digest_of_code("measures.evaluate.Evaluator", "measures.truth.followed")
-    clips = digest_of_files(params.benchmark.clips)
-    return settings | {"seeds": params.benchmark.seeds, "clips": clips, "measures": measures}
+    lists = {what: digest_of_files(getattr(params.benchmark, what)) for what in ("clips", "objects")}
+    return settings | {"seeds": params.benchmark.seeds, **lists, "measures": measures}
 
 
 def kept(part: str, params: Params) -> tuple[pd.DataFrame, str]:
@@ -90,7 +96,8 @@ def kept(part: str, params: Params) -> tuple[pd.DataFrame, str]:
     with reading(path):
         rows, made = pd.read_csv(path), json.loads((KEPT / "settings.json").read_text())
     now = made_with(params)
-    shared = [*READ, "memory", "clips", "measures", *(["seeds"] if part == "ablation" else [])]
+    shared = [*READ, "memory", "measures", "objects" if part == "objects" else "clips"]
+    shared += ["seeds"] if part == "ablation" else []
     if differ := [key for key in shared if made.get(key) != now[key]]:
         other = f"The whole list of clips was run with other settings of {', '.join(differ)}:"
         return none, f"{other} verdicts are of the clips of this run."
@@ -127,6 +134,20 @@ def score_clip(params: Params, name: str) -> dict[str, pd.DataFrame]:
         tables["paths"] = _paths(params, name, scores, edits, drawn)
     tables["reconstructions"] = _reconstructions(name, read_frames(method.reconstruction(entry).folder), scores)
     return {part: table.round(4) for part, table in tables.items()}
+
+
+def score_several(params: Params, name: str) -> dict[str, pd.DataFrame]:
+    """The same of a clip of the list of several things: `objects`, of its edits without a condition and under each."""
+    controlled, entry = control.Controlled(params), params.clips[name]
+    drawn = {tuple(place.split("/")): piece.folder for place, piece in objects.pieces(controlled, entry)}
+    source = read_frames(drawn.pop(("source",)))
+    methods = {kind: Stored() for kind in ("edit", *params.control)}
+    for (kind, edit), folder in drawn.items():
+        methods[kind].data[name, edit] = folder
+    methods["no condition"] = methods.pop("edit")
+    alone = objects.told(params.model_copy(update={"clips": {name: entry}}))
+    scores = Scores(alone, source=lambda _: source)
+    return {"objects": objects.scored(scores, methods | {SOURCE: {(name, "caption"): source}})}
 
 
 def _by_peers(params: Params, name: str, entry: ClipEntry) -> dict[str, Stored]:

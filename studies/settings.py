@@ -194,8 +194,9 @@ class Benchmark(Section):
     """Whether `benchmark` runs, what of it, over which list of clips, where these lie, on which Ray cluster."""
 
     run: bool
-    parts: list[Literal["peers", "ablation", "control"]]
+    parts: list[Literal["peers", "ablation", "control", "objects"]]
     clips: Needed
+    objects: Needed
     footage: Needed
     seeds: Annotated[list[Seed], Field(min_length=1)]
     ray: str
