@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri, stdtr, stdtrit  # of Student's t; scipy.stats takes a second to import
 
+VERDICTS = "holds", "fails", "negligible", "undecided"
+FEW = 8  # claims, at most, that are told one by one
 LEVEL = 0.05  # of a section's claims together, and of an interval
 
 
@@ -90,10 +92,10 @@ def decide(
 
 
 def _tested(value: Interval, bound: float) -> dict:
-    """How many clips there are, and Student's p of a mean against a bound, from the side of its interval there."""
+    """How many clips (or laps) there are, and Student's p of their mean against a bound, which the interval faces."""
     reach = value.mean - value.low if bound < value.mean else value.high - value.mean
     t = stdtrit(value.freedom, 1 - LEVEL / 2) * _ratio(abs(value.mean - bound), reach)
-    return {"clips": value.freedom + 1, "p": float(2 * stdtr(value.freedom, -t))}
+    return {"n": value.freedom + 1, "p": float(2 * stdtr(value.freedom, -t))}
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -123,14 +125,14 @@ def settled(rows: Mapping[str, dict]) -> dict[str, dict]:
 
 def _needed(row: dict, p: float, share: float) -> int:
     """Of how many clips p would be the share; with a smallest effect, or the interval be within it."""
-    freedom = row["clips"] - 1
+    freedom = row["n"] - 1
     ratios = [stdtrit(freedom, 1 - share / 2) / stdtrit(freedom, 1 - p / 2)]
     if "smallest" in row:
         low, high = row["interval"]
         room = row["smallest"] - abs(row["value"])
         ratios += [max(high - row["value"], row["value"] - low) / room] if room > 0 else []
-    needed = math.ceil(row["clips"] * min(ratios) ** 2)
-    return max(row["clips"] + 1, int(float(f"{needed:.2g}")))
+    needed = math.ceil(row["n"] * min(ratios) ** 2)
+    return max(row["n"] + 1, int(float(f"{needed:.2g}")))
 
 
 def _expected(at_least: float, at_most: float, unit: str) -> str:
@@ -160,6 +162,17 @@ def evidence(row: dict) -> str:
         f"**{row['verdict'].capitalize()}:** {row['claim']}. "
         f"{row['measure']} is {row['value']:.4g}{unit}{interval}; expected {row['expected']}{small}.{needed}"
     )
+
+
+def answer(rows: Mapping[str, dict]) -> str:
+    """What a section found, a line per verdict: its claims, or how many there are if they are more than a few."""
+    lines = []
+    for verdict in VERDICTS:
+        claims = list(dict.fromkeys(row["claim"] for row in rows.values() if row["verdict"] == verdict))
+        if claims:
+            named = f"{len(claims)} of {len({row['claim'] for row in rows.values()})} claims"
+            lines.append(f"- **{verdict.capitalize()}:** {'; '.join(claims) if len(claims) <= FEW else named}.")
+    return "\n".join(lines) or "- Nothing was asked."
 
 
 def write_metrics(path: str | Path, rows: Mapping[str, dict]) -> None:

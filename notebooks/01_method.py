@@ -18,14 +18,14 @@
 #
 # Each statement is checked below by measuring the network, not by reading its code.
 
-# %%
+# %% jupyter={"source_hidden": true}
 # ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
 import os
 from pathlib import Path
 
 os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "dvc.yaml").exists()))
 
-# %%
+# %% jupyter={"source_hidden": true}
 from copy import deepcopy
 from itertools import product
 
@@ -37,12 +37,12 @@ from diffusers.models.attention import BasicTransformerBlock
 from IPython.display import Markdown, display
 from torch.utils.flop_counter import FlopCounterMode
 
-# %%
-from measures.evidence import decide, evidence, write_metrics
+# %% jupyter={"source_hidden": true}
+from measures.evidence import answer, decide, evidence, write_metrics
 from publish import figures
 from studies.settings import load_params
 
-# %%
+# %% jupyter={"source_hidden": true}
 from tav import load_pipeline, tune, tuned_parameters
 from tav.model import inflate
 
@@ -291,6 +291,9 @@ rows["keys"] = decide(
 # %%
 write_metrics(f"{out}/metrics.json", rows)
 display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
+
+# %% tags=["answer"] jupyter={"source_hidden": true}
+display(Markdown(answer(rows)))
 
 # %% [markdown]
 # ## Limits

@@ -18,23 +18,23 @@
 # The clips, their captions and edit prompts and every setting come from `params.yaml`; tuning, inversion and sampling
 # were done by the stages before this one, whose results are loaded here, scored and shown.
 
-# %%
+# %% jupyter={"source_hidden": true}
 # ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
 import os
 from pathlib import Path
 
 os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "dvc.yaml").exists()))
 
-# %%
+# %% jupyter={"source_hidden": true}
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.evidence import evidence, settled, write_metrics
+from measures.evidence import answer, evidence, settled, write_metrics
 from measures.protocol import answers, claims
 from measures.score import psnr
 from measures.tables import METHOD, means, over_clips, trivial
 
-# %%
+# %% jupyter={"source_hidden": true}
 from publish import figures
 from studies.benchmark import kept
 from studies.results import reading
@@ -155,6 +155,24 @@ for clip, entry in params.clips.items():
     figures.show_animation(moving, f"{out}/figures/{clip}.webp", params.clip.fps)
 
 # %% [markdown]
+# ## The three worst and the three best
+#
+# By edit success, and among equals by motion correlation: picked by this rule, not by eye. Each edit stands below its
+# source.
+
+# %%
+judged = [measure for measure in ("edit success", "motion correlation") if measure in of_truth]
+ranked = ours.dropna(subset=judged).sort_values(judged, kind="stable") if len(judged) == 2 else ours.head(0)
+chosen = {"worst": ranked.index[:3], "best": ranked.index[-3:][::-1]} if len(ranked) else {}
+
+# %%
+for name, pairs in chosen.items():
+    strip = {}
+    for clip, edit in pairs:
+        strip |= {f"source: {clip}, {edit}": sources[clip], params.clips[clip].edits[edit]: edits[clip, edit]}
+    figures.show(figures.strip(strip, indices, title=f"The three {name}"), f"{out}/figures/{name}.jpg")
+
+# %% [markdown]
 # ## All edits together
 #
 # Means over all edits; intervals resample the clips, and a clip brings its edits with it. The two trivial methods show
@@ -189,13 +207,16 @@ tables = {f"all {listed['clip'].nunique()} clips": listed, f"{len(params.clips)}
 # %%
 asked = claims("02_results", params.margins.model_dump())
 rows = settled(answers(asked, tables))
-told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
-if told:
-    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)
 display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
+
+# %% tags=["answer"] jupyter={"source_hidden": true}
+display(Markdown(answer(rows)))
+told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
+if told:
+    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
 
 # %% [markdown]
 # ## Limits

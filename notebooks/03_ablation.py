@@ -18,18 +18,18 @@
 # clips, edit prompts and seed as the full method; here they are scored, held against it edit by edit, and shown. Two
 # more variants sample for less than the paper does.
 
-# %%
+# %% jupyter={"source_hidden": true}
 # ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
 import os
 from pathlib import Path
 
 os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "dvc.yaml").exists()))
 
-# %%
+# %% jupyter={"source_hidden": true}
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.evidence import evidence, settled, write_metrics
+from measures.evidence import answer, evidence, settled, write_metrics
 from measures.protocol import answers, claims
 from measures.tables import METHOD, means
 from publish import figures
@@ -159,13 +159,16 @@ asked = claims("03_ablation", settings["margins"])
 asked = {key: claim for key, claim in asked.items() if claim.asks() <= {METHOD, *changes}}
 tables = {f"all {size} clips": listed, f"{len(params.clips)} clips": scores}
 rows = settled(answers(asked, tables))
-told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
-if told:
-    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)
 display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
+
+# %% tags=["answer"] jupyter={"source_hidden": true}
+display(Markdown(answer(rows)))
+told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
+if told:
+    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
 
 # %% [markdown]
 # ## Limits

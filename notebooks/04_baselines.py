@@ -19,21 +19,21 @@
 # clips that are not evaluated, with as many tries each: `benchmarks/search.py`. In CogVideo's role is a text-to-video
 # model that was trained on clips of the same world.
 
-# %%
+# %% jupyter={"source_hidden": true}
 # ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
 import os
 from pathlib import Path
 
 os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "dvc.yaml").exists()))
 
-# %%
+# %% jupyter={"source_hidden": true}
 from importlib.resources import files
 
 import pandas as pd
 from IPython.display import Markdown, display
 
-# %%
-from measures.evidence import evidence, settled, write_metrics
+# %% jupyter={"source_hidden": true}
+from measures.evidence import answer, evidence, settled, write_metrics
 from measures.protocol import answers, claims
 from measures.tables import METHOD, gains, means, trivial
 from peers import PEERS
@@ -183,13 +183,16 @@ if left:
 
 # %%
 rows = settled(answers(asked, tables))
-told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
-if told:
-    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)
 display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
+
+# %% tags=["answer"] jupyter={"source_hidden": true}
+display(Markdown(answer(rows)))
+told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
+if told:
+    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
 
 # %% [markdown]
 # Where claims fail, what may lie behind it. These are explanations; nothing here measured them.

@@ -18,24 +18,24 @@
 # pass over each other. Each was tuned and inverted as any other clip. Its edits were sampled without a condition and
 # under every kind of `control`, drawn from the source clip: its edges, the mask of its things, and their pose.
 
-# %%
+# %% jupyter={"source_hidden": true}
 # ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
 import os
 from pathlib import Path
 
 os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "dvc.yaml").exists()))
 
-# %%
+# %% jupyter={"source_hidden": true}
 import pandas as pd
 from IPython.display import Markdown, display
 from scipy import stats
 
-from measures.evidence import Interval, evidence, settled, write_metrics
+from measures.evidence import Interval, answer, evidence, settled, write_metrics
 from measures.protocol import answers, claims
 from measures.tables import SOURCE, Stored, means
 from publish import figures
 
-# %%
+# %% jupyter={"source_hidden": true}
 from studies.benchmark import kept
 from studies.objects import crowds, scored, told
 from studies.scores import Scores
@@ -184,13 +184,16 @@ rows = {key: claim.row(slopes.get((claim.measure, claim.by)), unit[claim.by]) fo
 # %%
 tables = {f"{of['clip'].nunique()} clips": of[of["things"] > 1] for of in (table, scores)}
 rows = settled(rows | answers(paired, tables))
-told = {key: claim for key, claim in paired.items() if rows[key]["value"] is not None}
-if told:
-    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)
 display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
+
+# %% tags=["answer"] jupyter={"source_hidden": true}
+display(Markdown(answer(rows)))
+told = {key: claim for key, claim in paired.items() if rows[key]["value"] is not None}
+if told:
+    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
 
 # %% [markdown]
 # ## Limits

@@ -22,18 +22,18 @@
 # - **other**: each clip's first edit from random noise, which holds no motion, under the condition of the *next* clip
 #   of `params.yaml`. Do the drawn things go where that clip's things go?
 
-# %%
+# %% jupyter={"source_hidden": true}
 # ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
 import os
 from pathlib import Path
 
 os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "dvc.yaml").exists()))
 
-# %%
+# %% jupyter={"source_hidden": true}
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.evidence import evidence, settled, write_metrics
+from measures.evidence import answer, evidence, settled, write_metrics
 from measures.protocol import answers, claims
 from measures.tables import METHOD, Stored, gains, means
 from publish import figures
@@ -186,13 +186,19 @@ rows = settled(rows)
 
 # %%
 told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
-for whose in {key.split("_")[0]: None for key in told}:
-    those = {key: claim for key, claim in told.items() if key.startswith(whose)}
-    figures.show(figures.verdicts(those, tables[whose], rows), f"{out}/figures/evidence-{whose}.png")
+own = {key: claim for key, claim in told.items() if key.startswith("own")}
+if own:
+    figures.show(figures.verdicts(own, tables["own"], rows), f"{out}/figures/evidence-own.png")
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)
 display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
+
+# %% tags=["answer"] jupyter={"source_hidden": true}
+display(Markdown(answer(rows)))
+other = {key: claim for key, claim in told.items() if key.startswith("other")}
+if other:
+    figures.show(figures.verdicts(other, tables["other"], rows), f"{out}/figures/evidence.png")
 
 # %% [markdown]
 # ## Limits

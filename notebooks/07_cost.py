@@ -17,20 +17,20 @@
 #
 # The stage `cost` (`benchmarks/cost.py`) measured all of this with the settings of `params.yaml`; here it is read.
 
-# %%
+# %% jupyter={"source_hidden": true}
 # ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
 import os
 from pathlib import Path
 
 os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "dvc.yaml").exists()))
 
-# %%
+# %% jupyter={"source_hidden": true}
 import json
 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.evidence import bootstrap, decide, evidence, write_metrics
+from measures.evidence import answer, bootstrap, decide, evidence, write_metrics
 from publish import figures
 from studies.results import reading
 from studies.settings import load_params
@@ -168,6 +168,9 @@ for kind, (name, text, factor) in formula.items():
 # %%
 write_metrics(f"{out}/metrics.json", rows)
 display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
+
+# %% tags=["answer"] jupyter={"source_hidden": true}
+display(Markdown(answer(rows)))
 
 # %% [markdown]
 # ## Limits

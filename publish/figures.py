@@ -49,6 +49,7 @@ STYLE = {
 }
 TILE, GAP = 90, 3  # pixels of a frame's longer side in a strip, and between frames, at 100 dots per inch
 PANEL = 128  # pixels of a frame's longer side, at most, in an animation
+ACROSS = 3  # panels beside each other, at most: more cannot be read at a page's width
 LARGE, LINE = 192, 15  # pixels of a frame's longer side, and of a line of text, where an animation has words in it
 
 
@@ -181,9 +182,14 @@ def growth(x: ArrayLike, lines: Mapping[str, ArrayLike], title: str = "", xlabel
 def intervals(panels: Mapping[str, Mapping[str, tuple[float, ...]]], title: str = "") -> Figure:
     """A mean with its interval (mean, low, high) per row, in one panel per measure; bounds of nan are not drawn."""
     names = list(next(iter(panels.values())))
-    figure = Figure(figsize=(3.6 * len(panels) + 1.2, 0.42 * len(names) + 1.1), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, (measure, rows) in zip(grid, panels.items(), strict=True):
+    across = min(ACROSS, len(panels))
+    down = math.ceil(len(panels) / across)
+    size = 3.0 * across + 1.2, (0.42 * len(names) + 0.7) * down + 0.4
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes, (measure, rows) in zip(grid, panels.items(), strict=False):
         for y, (mean, low, high, *_) in enumerate(rows.values()):
             if not math.isnan(low):
                 axes.plot([low, high], [y, y], color=BLUE, lw=4, alpha=0.35, solid_capstyle="butt")

@@ -10,6 +10,20 @@ NAMED = (  # does it edit, what does tuning buy, what does ST-Attn, is it better
     ("03_ablation", "own_frame_attention"),
     ("04_baselines", "plug_and_play_motion"),
 )
+PAPERS = (  # what the paper itself claims, a row each in the README
+    ("02_results", "edit_success"),
+    ("02_results", "motion"),
+    ("03_ablation", "own_frame_attention"),
+    ("03_ablation", "random_noise"),
+    ("03_ablation", "no_tuning"),
+    ("04_baselines", "plug_and_play_frame_consistency"),
+    ("04_baselines", "plug_and_play_text_alignment"),
+    ("04_baselines", "text_to_video_frame_consistency"),
+    ("04_baselines", "text_to_video_text_alignment"),
+    ("05_multi_object", "identity_error_number"),
+    ("05_multi_object", "identity_error_occlusion"),
+    ("06_control", "other_mask_mask_overlap"),
+)
 
 
 def counted(claims: list[dict]) -> str:
@@ -22,10 +36,10 @@ def counted(claims: list[dict]) -> str:
     return f"Of {len(others)} claims, {count}. Of {len(checks)} checks of the method's code, {held} hold."
 
 
-def main_claims(claims: list[dict]) -> list[dict]:
-    """The rows of `NAMED`, those that there are: another params.yaml may have others."""
+def main_claims(claims: list[dict], names: tuple = NAMED) -> list[dict]:
+    """The rows of `names`, those that there are: another params.yaml may have others."""
     found = {(row["section"], row["name"]): row for row in claims}
-    return [found[key] for key in NAMED if key in found]
+    return [found[key] for key in names if key in found]
 
 
 def measured(row: dict) -> str:
@@ -37,7 +51,13 @@ def measured(row: dict) -> str:
     return f"{row['value']:.4g}{unit}{interval}"
 
 
+def expected(row: dict) -> str:
+    """What was asked of a row's value, and from where on an effect matters."""
+    return f"{row['expected']}, {row['smallest']:g} to matter" if "smallest" in row else row["expected"]
+
+
 def grounds(row: dict) -> str:
     """Why a claim has its verdict, in words for a sentence."""
     measure = row["measure"][0].lower() + row["measure"][1:]
-    return f"{measure}: {measured(row)}; expected: {row['expected']}"
+    needed = f"; about {row['needed']:,} clips would decide it" if "needed" in row else ""
+    return f"{measure}: {measured(row)}; expected: {expected(row)}{needed}"

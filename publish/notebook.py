@@ -27,9 +27,9 @@ def run_notebook(source: str | Path, folder: str | Path, parameters: Mapping | N
     """Execute the percent notebook `source` into `folder`/<name>.ipynb and return that path.
 
     `parameters` replace those of the cell tagged `parameters`; `out`, which every notebook has, is set to `folder`.
-    The executed notebook holds no times, no random ids and no paths of this machine. Raises InputError for a missing
-    notebook or an unknown parameter. When a cell fails, <name>.failed.ipynb keeps the outputs up to there, and the
-    cell's error is raised again as one line.
+    The executed notebook opens with its answer and holds no times, no random ids and no paths of this machine. Raises
+    InputError for a missing notebook or an unknown parameter. When a cell fails, <name>.failed.ipynb keeps the outputs
+    up to there, and the cell's error is raised again as one line.
     """
     source, folder = Path(source), Path(folder)
     if not source.is_file():
@@ -64,9 +64,17 @@ def run_notebook(source: str | Path, folder: str | Path, parameters: Mapping | N
     except DeadKernelError:
         raise InputError(f"{source.name} stopped as its kernel was killed: free some memory (see {failed})") from None
     notebook = nbformat.read(failed, as_version=4)
-    nbformat.write(settle(notebook), executed)
+    nbformat.write(settle(led_by_answer(notebook)), executed)
     failed.unlink()
     return executed
+
+
+def led_by_answer(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Move the cell tagged `answer`, which needs all others, to where a reader begins: below the first."""
+    answers = [cell for cell in notebook.cells if "answer" in cell.metadata.get("tags", [])]
+    others = [cell for cell in notebook.cells if cell not in answers]
+    notebook.cells = [*others[:1], *answers, *others[1:]]
+    return notebook
 
 
 def execute_notebook(params: Params, name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import tables
-from publish.findings import VERDICTS, counted, grounds, main_claims, measured
+from publish.findings import PAPERS, VERDICTS, counted, expected, grounds, main_claims, measured
 from publish.marks import read_marked, write_marked
 from studies.results import reading
 from studies.settings import Params
@@ -40,6 +40,7 @@ def parts() -> Iterator[tuple[str, str, str]]:
         if not isinstance(claims, list):
             raise ValueError("it is no list")
     yield "README.md", "findings", findings(claims)
+    yield "README.md", "claims of the paper", of_paper(claims)
     yield "README.md", "claims", counts(claims)
     yield "README.md", "times", tables.times()
     yield "README.md", "changes", tables.changes()
@@ -58,6 +59,14 @@ def findings(claims: list[dict]) -> str:
     return "".join(f"- {line}\n" for line in [counted(claims), *named])
 
 
+def of_paper(claims: list[dict]) -> str:
+    """The paper's own claims, each with its one measure and verdict."""
+    rows = [("claim of the paper", "measured", "verdict"), ("---",) * 3]
+    for row in main_claims(claims, PAPERS):
+        rows.append((row["claim"], f"{row['measure']}: {measured(row)}", f"**{row['verdict']}**"))
+    return _table(rows)
+
+
 def counts(claims: list[dict]) -> str:
     """How many claims of each section got which verdict."""
     shown = [verdict for verdict in VERDICTS if verdict != "negligible" or any(r["verdict"] == verdict for r in claims)]
@@ -70,11 +79,14 @@ def counts(claims: list[dict]) -> str:
 
 
 def every_claim(claims: list[dict]) -> str:
-    """A heading and a table for each section: claim, measure, value with its interval, what was expected, verdict."""
+    """A heading and a table for each section, a row for each claim."""
     text = []
     for section, own in _sections(claims).items():
-        rows = [("claim", "measure", "value", "expected", "verdict"), ("---",) * 5]
-        rows += [(row["claim"], row["measure"], measured(row), row["expected"], f"**{row['verdict']}**") for row in own]
+        rows = [("claim", "measure", "value", "expected", "n", "p", "verdict"), ("---",) * 7]
+        for row in own:
+            needed = f" (about {row['needed']:,} clips would decide)" if "needed" in row else ""
+            cells = row["claim"], row["measure"], measured(row), expected(row), row.get("n", ""), row.get("p", "")
+            rows.append((*cells, f"**{row['verdict']}**{needed}"))
         text.append(f"## [{section}](../reports/notebooks/{section}.ipynb)\n\n{_table(rows)}")
     return "\n".join(text)
 

@@ -109,6 +109,9 @@ def _notebook(name: str, folder: Path, out: Path) -> dict:
     title = opening.splitlines()[0].lstrip("# ")
     question = re.search(r"\*\*Question\.\*\*\s*(.+?)(?:\n\n|$)", opening, re.DOTALL)
     _link_pictures(notebook, name, sorted((out / "figures" / name).iterdir()))
+    for cell in notebook.cells:  # what a notebook folds, imports and the like, a page leaves out
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            cell.metadata["transient"] = {"remove_source": True}
     body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
     page = {"name": name, "title": title, "body": body, "code_style": HtmlFormatter().get_style_defs(".highlight")}
     _render("notebook.html", out / "notebooks" / f"{name}.html", **page)

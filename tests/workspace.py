@@ -46,7 +46,8 @@ SMALL = {
         "footage": "data/clips",
         "ray": "",
         "retries": 1,
-        "parts": ["peers", "ablation", "control"],
+        "parts": ["peers"],
+        "objects": "data/objects.yaml",
         "seeds": [33],
     },
 }

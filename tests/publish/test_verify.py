@@ -46,18 +46,32 @@ def test_pages_that_agree_pass_and_each_that_does_not_is_named(reports):
     ]
 
 
-def test_scores_are_compared_as_means_of_the_clips_that_both_have(reports):
-    again, kept = Path("again.csv"), Path("kept.csv")
-    assert verify.check_scores(None, again, kept) == ["again.csv is not here", "kept.csv is not here"]
+def test_scores_are_compared_as_means_of_the_clips_that_both_have(reports, monkeypatch):
+    monkeypatch.setattr(verify, "MADE_AGAIN", {"scores": "04"})
+    again, kept, here = Path("results/04/scores.csv"), Path("kept/scores.csv"), (Path("results"), Path("kept"))
+    assert verify.check_scores(None, *here) == [f"{again} is not here", f"{kept} is not here"]
+    again.parent.mkdir(parents=True)
+    kept.parent.mkdir()
     rows = pd.DataFrame({"method": "SDEdit", "clip": ["a", "b"], "edit": "object", "frame consistency": [90.0, 92.0]})
     other = pd.DataFrame({"method": ["SDEdit"], "clip": "c", "edit": "object", "frame consistency": 10.0})
     rows.to_csv(again, index=False)
     pd.concat([rows.assign(**{"frame consistency": [90.3, 92.0]}), other]).to_csv(kept, index=False)
-    assert verify.check_scores(None, again, kept) == []
+    assert verify.check_scores(None, *here) == []
     pd.concat([rows.assign(**{"frame consistency": [90.5, 92.0]}), other]).to_csv(kept, index=False)
-    assert verify.check_scores(None, again, kept) == ["frame consistency of SDEdit is off by 0.25, allowed are 0.2"]
+    off = "frame consistency of SDEdit is off by 0.25, allowed are 0.2 (scores)"
+    assert verify.check_scores(None, *here) == [off]
     other.to_csv(kept, index=False)
-    assert verify.check_scores(None, again, kept) == ["no clip of params.yaml is in the committed list"]
+    assert verify.check_scores(None, *here) == [f"no clip of {again} is in {kept}"]
+
+
+def test_variants_are_compared_with_those_of_their_seed(reports, monkeypatch):
+    monkeypatch.setattr(verify, "MADE_AGAIN", {"ablation": "03"})
+    Path("results/03").mkdir(parents=True)
+    Path("kept").mkdir()
+    rows = pd.DataFrame({"method": "no-tuning", "seed": [33], "clip": "a", "edit": "object", "edit success": 0.5})
+    rows.to_csv("results/03/scores.csv", index=False)
+    pd.concat([rows, rows.assign(seed=34, **{"edit success": 1.0})]).to_csv("kept/ablation.csv", index=False)
+    assert verify.check_scores(None, Path("results"), Path("kept")) == []
 
 
 def test_a_check_is_a_line_and_one_that_fails_is_bad_input(reports, monkeypatch, capsys):

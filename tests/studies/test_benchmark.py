@@ -31,7 +31,8 @@ def listed(workplace, set_params):
     clip = load_params().clips["square"].model_dump(mode="json") | {"edits": EDITS}
     YAML(typ="safe").dump({"clips": {"one": clip, "two": clip | {"caption": "a square"}}}, Path("list.yaml"))
     set_params({"score.clip_model": "clip", "peers": {"per-frame": {}, "sdedit": {"strength": 0.5}}})
-    set_params({"benchmark.run": True, "benchmark.clips": "list.yaml"})
+    set_params({"benchmark.run": True, "benchmark.clips": "list.yaml", "benchmark.objects": "list.yaml"})
+    set_params({"benchmark.parts": ["peers", "ablation"]})
     set_params({"ablation": {"own-frame-attention": {"inflate": {"attention": "own"}}}})
     return workplace
 
@@ -72,16 +73,20 @@ def test_what_was_kept_holds_for_the_settings_that_made_it_and_variant_by_varian
     assert not len(rows) and "with other settings of edit" in said
 
 
-def test_controls_are_scored_on_every_clip(listed, set_params, tiny_model):
+def test_controls_are_scored_on_every_clip_and_on_those_of_several_things(listed, set_params, tiny_model):
     unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
     ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 4, 4)).save_pretrained("models/edges")
-    set_params({"control": {"edges": "models/edges"}, "benchmark.parts": ["control"]})
+    set_params({"control": {"edges": "models/edges"}, "benchmark.parts": ["control", "objects"]})
     assert main(["benchmark"]) == 0
     scores = pd.read_csv("reports/benchmark/control.csv")
     assert scores.groupby(["clip", "method"]).size().to_dict() == {
         (clip, method): 1 for clip in ("one", "two") for method in ("Tune-A-Video", "edges")
     }
     assert not len(pd.read_csv("reports/benchmark/paths.csv"))  # no judge reads where things are
+    several = pd.read_csv("reports/benchmark/objects.csv")
+    assert several.groupby("clip")["method"].apply(list).to_dict() == dict.fromkeys(
+        ("one", "two"), ["edges", "no condition", "the source clip itself"]
+    )
 
 
 def pieces(kind: str) -> dict[Path, int]:
