@@ -105,8 +105,8 @@ def _ratio(part: float, whole: float) -> float:
 def settled(rows: Mapping[str, dict]) -> dict[str, dict]:
     """The rows of a section as they stand when all are asked together: each p after Holm.
 
-    A claim that holds or fails alone and not beside the others is undecided. An undecided one is given how many clips
-    of the same spread would decide it, if its mean stays as it is.
+    A claim that holds or fails alone and not beside the others is undecided. An undecided one is given the n, of clips
+    or laps of the same spread, that would decide it if its mean stays as it is.
     """
     rows = {name: dict(row) for name, row in rows.items()}
     tested = sorted((row for row in rows.values() if "p" in row), key=lambda row: row["p"])
@@ -157,7 +157,7 @@ def evidence(row: dict) -> str:
         return f"**Undecided:** {row['claim']}. {row['measure']} is not measured."
     interval = f" (95 % interval {row['interval'][0]:.4g} to {row['interval'][1]:.4g})" if row["interval"] else ""
     small = f", and {row['smallest']:g} to matter" if "smallest" in row else ""
-    needed = f" About {row['needed']:,} clips would decide it, if the mean stays." if "needed" in row else ""
+    needed = f" An n of about {row['needed']:,} would decide it, if the mean stays." if "needed" in row else ""
     return (
         f"**{row['verdict'].capitalize()}:** {row['claim']}. "
         f"{row['measure']} is {row['value']:.4g}{unit}{interval}; expected {row['expected']}{small}.{needed}"

@@ -30,7 +30,7 @@ import json
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.evidence import answer, bootstrap, decide, evidence, write_metrics
+from measures.evidence import answer, bootstrap, decide, evidence, settled, write_metrics
 from publish import figures
 from studies.results import reading
 from studies.settings import load_params
@@ -166,6 +166,7 @@ for kind, (name, text, factor) in formula.items():
     rows[f"multiply_adds_{kind.replace('-', '_')}"] = decide(claim, measure, int(off), 0, 0, "multiply-adds")
 
 # %%
+rows = settled(rows)
 write_metrics(f"{out}/metrics.json", rows)
 display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
 

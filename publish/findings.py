@@ -59,5 +59,5 @@ def expected(row: dict) -> str:
 def grounds(row: dict) -> str:
     """Why a claim has its verdict, in words for a sentence."""
     measure = row["measure"][0].lower() + row["measure"][1:]
-    needed = f"; about {row['needed']:,} clips would decide it" if "needed" in row else ""
+    needed = f"; n of about {row['needed']:,} would decide it" if "needed" in row else ""
     return f"{measure}: {measured(row)}; expected: {expected(row)}{needed}"

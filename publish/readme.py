@@ -84,7 +84,7 @@ def every_claim(claims: list[dict]) -> str:
     for section, own in _sections(claims).items():
         rows = [("claim", "measure", "value", "expected", "n", "p", "verdict"), ("---",) * 7]
         for row in own:
-            needed = f" (about {row['needed']:,} clips would decide)" if "needed" in row else ""
+            needed = f" (n of about {row['needed']:,} would decide)" if "needed" in row else ""
             cells = row["claim"], row["measure"], measured(row), expected(row), row.get("n", ""), row.get("p", "")
             rows.append((*cells, f"**{row['verdict']}**{needed}"))
         text.append(f"## [{section}](../reports/notebooks/{section}.ipynb)\n\n{_table(rows)}")

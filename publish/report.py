@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 from measures.clips import ClipEntry
 from measures.tables import METHOD
 from publish import figures
-from publish.findings import counted, grounds, main_claims, measured
+from publish.findings import counted, expected, grounds, main_claims, measured
 from publish.player import read_scores, write_player
 from studies.results import reading
 from studies.settings import Params
@@ -29,6 +29,7 @@ from studies.sources import kept_frames
 from tav.clip import write_clip
 
 LONGER_SIDE = 192  # pixels of a clip in the report, whatever it was made at
+EVIDENCE = "evidence.png"  # the chart of what a notebook's verdicts rest on
 OVERVIEW = 3  # clips in the picture of the README
 SHOWN = {
     "frames": "frame consistency",
@@ -85,7 +86,7 @@ def _render(template: str, path: Path, **values) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["measured"] = measured
+    environment.filters |= {"measured": measured, "expected": expected}
     path.write_text(environment.get_template(template).render(**values))
     return path
 
@@ -94,7 +95,7 @@ def _notebook(name: str, folder: Path, out: Path) -> dict:
     """Publish one executed notebook; a notebook that was not executed is named, with nothing else."""
     source, metrics = folder / f"{name}.ipynb", folder / "metrics.json"
     if not source.exists():
-        return {"name": name, "executed": False, "title": name, "question": "", "rows": [], "charts": []}
+        return {"name": name, "executed": False, "title": name, "question": "", "rows": [], "charts": {}}
     with reading(folder):
         rows, executed = json.loads(metrics.read_text()), json.loads(source.read_text())
         if not isinstance(rows, dict) or not isinstance(executed, dict) or "cells" not in executed:
@@ -121,8 +122,15 @@ def _notebook(name: str, folder: Path, out: Path) -> dict:
         "title": title,
         "question": " ".join(question[1].split()) if question else "",
         "rows": [{"section": name, "name": key, **row} for key, row in rows.items()],
-        "charts": sorted(path.name for path in (folder / "figures").glob("*.png")),
+        "charts": _charts(folder / "figures", rows),
     }
+
+
+def _charts(folder: Path, rows: dict) -> dict[str, str]:
+    """The charts of a notebook, what its verdicts rest on first, each with the words for who does not see it."""
+    names = sorted((path.name for path in folder.glob("*.png")), key=lambda name: (name != EVIDENCE, name))
+    found = ". ".join(f"{row['claim']}: {row['verdict']}" for row in rows.values())
+    return {name: found if name == EVIDENCE else Path(name).stem.replace("-", " ") for name in names}
 
 
 def _link_pictures(notebook: nbformat.NotebookNode, name: str, pictures: list[Path]) -> None:

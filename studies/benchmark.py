@@ -42,9 +42,10 @@ THIRD = 3  # of so many clips one is taken for the variants of full_ablation
 def benchmark(params: Params) -> None:
     """Makes and scores the clips of `benchmark.clips` in every way: reports/benchmark/<part>.csv, see `score_clip`.
 
-    settings.json beside them holds what they were made with. Clips are made side by side as `processes` says or, with
-    `benchmark.ray`, as tasks of Ray; the scores are the same. If `benchmark.run` is false, nothing is done, and what an
-    earlier run found stays.
+    settings.json beside them holds what they were made with. Parts that `benchmark.parts` does not ask for stay if they
+    were made with the same settings, and are deleted otherwise. Clips are made side by side as `processes` says or,
+    with `benchmark.ray`, as tasks of Ray; the scores are the same. If `benchmark.run` is false, nothing is done, and
+    what an earlier run found stays.
     """
     KEPT.mkdir(parents=True, exist_ok=True)
     if not params.benchmark.run:
@@ -61,7 +62,8 @@ def benchmark(params: Params) -> None:
         for part in tables[next(iter(listed.clips))]:
             parts[part] = pd.concat(tables[name][part] for name in listed.clips)
     for part in PARTS:
-        (KEPT / f"{part}.csv").unlink(missing_ok=True)  # of an earlier run, which may have had more parts
+        if not len(kept(part, params)[0]):  # of an earlier run, with other settings
+            (KEPT / f"{part}.csv").unlink(missing_ok=True)
     for part, table in parts.items():
         table.to_csv(KEPT / f"{part}.csv", index=False)
     (KEPT / "settings.json").write_text(json.dumps(made_with(params), indent=1) + "\n")

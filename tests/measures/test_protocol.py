@@ -83,7 +83,7 @@ def test_claims_that_are_asked_together_need_more_evidence_each():
 def test_an_undecided_claim_says_how_many_clips_would_decide_it():
     row = settled({"one": decide("more", "gain", gain(0.5, 1.0), at_least=0)})["one"]
     assert row["verdict"] == "undecided" and row["needed"] == 170  # an interval of half the width: four times as many
-    assert evidence(row).endswith("About 170 clips would decide it, if the mean stays.")
+    assert evidence(row).endswith("An n of about 170 would decide it, if the mean stays.")
     small = settled({"one": decide("more", "gain", gain(0.01, 0.08), at_least=0, smallest=0.05)})["one"]
     assert small["needed"] == 170  # to lie within the smallest effect needs fewer than to leave zero
     assert "needed" not in settled({"one": decide("more", "gain", gain(1.0, 0.5), at_least=0)})["one"]

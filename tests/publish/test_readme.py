@@ -75,10 +75,8 @@ def test_an_undecided_claim_says_how_many_clips_would_decide_it_and_small_effect
         {"section": "03_ablation", "name": "own_frame_attention"}
         | settled({"own_frame_attention": row})["own_frame_attention"]
     ]
-    assert "at least 0, 0.05 to matter | 42 | 0.32 | **undecided** (about 170 clips would decide) |" in every_claim(
-        rows
-    )
-    assert "about 170 clips would decide it" in findings(rows)
+    assert "at least 0, 0.05 to matter | 42 | 0.32 | **undecided** (n of about 170 would decide) |" in every_claim(rows)
+    assert "n of about 170 would decide it" in findings(rows)
     assert "| ST-Attn helps | Gain: 0.5 [-0.5, 1.5] | **undecided** |" in of_paper(rows)
 
 

@@ -60,6 +60,18 @@ def test_variants_of_the_full_ablation_are_made_on_every_third_clip_by_the_first
     assert not Path("reports/benchmark/scores.csv").exists()
 
 
+def test_a_part_that_is_not_asked_for_stays_while_its_settings_do(listed, set_params):
+    set_params({"benchmark.parts": ["peers"]})
+    assert main(["benchmark"]) == 0
+    scores = SCORES.read_bytes()
+    set_params({"benchmark.parts": ["ablation"]})
+    assert main(["benchmark"]) == 0
+    assert SCORES.read_bytes() == scores and Path("reports/benchmark/ablation.csv").exists()
+    set_params({"edit.guidance_scale": 3.0})
+    assert main(["benchmark"]) == 0
+    assert not SCORES.exists()
+
+
 def test_what_was_kept_holds_for_the_settings_that_made_it_and_variant_by_variant(listed, set_params):
     assert benchmark.kept("ablation", load_params())[1].startswith("The whole list of clips has not been run")
     assert main(["benchmark"]) == 0
