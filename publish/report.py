@@ -22,6 +22,7 @@ from measures.clips import ClipEntry
 from measures.tables import METHOD
 from publish import figures
 from publish.findings import counted, expected, grounds, main_claims, measured
+from publish.manifest import write_manifest
 from publish.player import read_scores, write_player
 from studies.results import reading
 from studies.settings import Params
@@ -45,7 +46,8 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
 
     notebooks/ gets every executed notebook as .ipynb and .html, figures/ and metrics/ what they wrote, clips/ an mp4 of
     every source and edit, player/ the frames that the page's player shows. metrics/values.json holds numbers alone:
-    what `dvc exp show` can put in columns. The same results give the same bytes: no dates, no paths of this machine.
+    what `dvc exp show` can put in columns. metrics/codecheck.yml lists what each section made, with checksums. The same
+    results give the same bytes: no dates, no paths of this machine.
     """
     results, out = Path(results), Path(out)
     for part in ("notebooks", "figures", "metrics", "clips", "player"):
@@ -75,6 +77,7 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
     values = {notebook["name"]: {row["name"]: row["value"] for row in notebook["rows"]} for notebook in notebooks}
     (out / "metrics" / "values.json").write_text(json.dumps(values, indent=1) + "\n")
     (out / "figures" / "overview.webp").write_bytes(_overview(params, results))
+    write_manifest(out, {notebook["name"]: notebook["title"] for notebook in notebooks if notebook["executed"]})
     return _render("index.html", out / "index.html", **page)
 
 

@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import html
 import json
 import re
@@ -13,6 +14,7 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
+from ruamel.yaml import YAML
 
 from measures.evidence import Interval, decide, write_metrics
 from publish import figures
@@ -225,3 +227,14 @@ def test_the_player_shows_the_frame_the_edit_and_the_wipe_that_are_chosen(projec
     for seen in (first, second):
         assert seen["places"] == ["66.6667%"] and seen["wiped"] == ["inset(0px 60% 0px 0px)"] and seen["high"]
     assert "a circle is moving" in first["line"] and "on the beach" in second["line"]
+
+
+def test_the_manifest_names_what_every_section_made_with_its_checksum(project):
+    folder = Path("results/notebooks/02_results")
+    write_report(load_params())
+    manifest = YAML(typ="safe").load(Path("reports/metrics/codecheck.yml"))["manifest"]
+    files = {entry["file"]: entry for entry in manifest}
+    assert "notebooks/02_results.ipynb" in files and "metrics/02_results.json" in files
+    for entry in manifest:
+        assert entry["sha256"] == hashlib.sha256((Path("reports") / entry["file"]).read_bytes()).hexdigest()
+    assert {f"figures/02_results/{path.name}" for path in (folder / "figures").glob("*.png")} <= set(files)
