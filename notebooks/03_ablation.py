@@ -132,7 +132,7 @@ for clip, entry in params.clips.items():
 listed, said = kept("ablation", params)
 listed = listed[listed.method.isin([METHOD, *changes])]
 size = listed["clip"].nunique()
-seeded = f", seeds {sorted(listed['seed'].unique().tolist())}" if size else ""
+seeded = f", seeds {' and '.join(map(str, sorted(listed['seed'].unique())))}" if size else ""
 display(Markdown(said))
 
 # %%

@@ -49,6 +49,7 @@ STYLE = {
 }
 TILE, GAP = 90, 3  # pixels of a frame's longer side in a strip, and between frames, at 100 dots per inch
 PANEL = 128  # pixels of a frame's longer side, at most, in an animation
+PLATE = {"facecolor": "white", "alpha": 0.8, "pad": 1, "linewidth": 0}  # under words that lines would cross
 ACROSS = 3  # panels beside each other, at most: more cannot be read at a page's width
 LARGE, LINE = 192, 15  # pixels of a frame's longer side, and of a line of text, where an animation has words in it
 
@@ -230,15 +231,16 @@ def verdicts(asked: Mapping[str, Claim], tables: Mapping[str, pd.DataFrame], row
         axes.set(xlim=(low, high), ylim=(len(keys) - 0.55, -0.75), yticks=[])
         unit = f", {asked[keys[0]].unit}" if asked[keys[0]].unit else ""
         axes.set_xlabel(f"{measure}{unit}: difference, edit by edit" if differs else f"{measure}{unit}")
-    figure.suptitle("Dots: clips. Bar: the mean's 95 % interval. Shaded: as claimed.", x=0.01, ha="left", fontsize=9)
+    words = "Dots: clips. Bar: the mean's 95 % interval. Shaded: as claimed. Between dotted lines: too small to matter."
+    figure.suptitle(words, x=0.01, ha="left", fontsize=8)
     return figure
 
 
 def _verdict(axes, y: int, claim: Claim, tables: Mapping[str, pd.DataFrame], row: dict) -> None:
     """One claim's line: its words above, clips and interval below."""
     clips = first_to_tell(claim, tables)[1].groupby("clip")[claim.measure].mean().to_numpy()
-    axes.annotate(f"{claim.claim}: ", (0, y), xycoords=("axes fraction", "data"), xytext=(4, 13),
-                  textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+    axes.annotate(claim.claim, (0, y), xycoords=("axes fraction", "data"), xytext=(4, 13), va="center",
+                  textcoords="offset points", fontsize=8, bbox=PLATE)  # fmt: skip
     axes.annotate(f"{row['verdict']}, n = {len(clips)}", (1, y),
                   xycoords=("axes fraction", "data"), xytext=(-4, 13), textcoords="offset points", ha="right",
                   va="center", fontsize=8, fontweight="bold")  # fmt: skip

@@ -127,7 +127,7 @@ def test_a_verdict_is_drawn_from_every_clip_with_its_interval_and_its_words():
     figure = figures.verdicts(asked, tables, settled(answers(asked, tables)))
     (axes,) = figure.axes
     words = [text.get_text() for text in axes.texts]
-    assert "ST-Attn makes frames agree: " in words
+    assert "ST-Attn makes frames agree" in words
     assert any(word.endswith("n = 5") for word in words)
     dots = axes.lines[0].get_xdata()
     assert len(dots) == 5 and np.allclose(dots, 0.2)
