@@ -172,7 +172,7 @@ def answer(rows: Mapping[str, dict]) -> str:
         if claims:
             named = f"{len(claims)} of {len({row['claim'] for row in rows.values()})} claims"
             lines.append(f"- **{verdict.capitalize()}:** {'; '.join(claims) if len(claims) <= FEW else named}.")
-    return "\n".join(lines) or "- Nothing was asked."
+    return "**Answer**\n\n" + ("\n".join(lines) or "- Nothing was asked.")
 
 
 def write_metrics(path: str | Path, rows: Mapping[str, dict]) -> None:

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from ruamel.yaml import YAML
 from torch import Tensor
 
 from measures.judge import Judge
@@ -13,6 +14,7 @@ from miniature.world import OBJECTS, describe, parse
 from tav.clip import read_clip
 
 EXAMPLES = 48  # paths of every motion, drawn with a seed that no clip has
+LISTS = "evaluation", "development", "objects"  # of data/, that it is measured on
 STILL = 0.04  # what nowhere departs further from its mean than this, in frame sides and radians, stands still
 
 
@@ -70,12 +72,19 @@ def _path(frames: list) -> np.ndarray:
     return np.stack([x, y, size, spread, np.radians(angle)], 1)
 
 
+def truths() -> list[Path]:
+    """The truth of every clip of `LISTS`, by name."""
+    yaml = YAML(typ="safe")
+    listed = {name for each in LISTS for name in yaml.load(DATA / f"{each}.yaml")["clips"]}
+    return [DATA / "clips" / f"{name}.json" for name in sorted(listed)]
+
+
 def measure(models: Path, device) -> dict[str, float]:
-    """Per cent of the clips in data/ whose captions have each part right, and all of them; read as they are edited:
+    """Per cent of the clips of `LISTS` whose captions have each part right, and all of them; read as they are edited:
     every second frame, at 64 pixels."""
     judge = Judge.load(models / "judge", device)
     right = []
-    for path in sorted((DATA / "clips").glob("*.json")):
+    for path in truths():
         frames = (read_clip(path.with_suffix(".mp4"), num_frames=FRAMES // 2, size=64, stride=2) + 1) / 2
         found, truth = parse(caption(frames, judge)), parse(json.loads(path.read_text())["caption"])
         right.append({part: found[part] == truth[part] for part in truth} | {"all": found == truth})

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from measures.evidence import Interval, decide, evidence, settled
+from measures.evidence import Interval, answer, decide, evidence, settled
 from measures.protocol import Claim, answers, claims
 from measures.tables import METHOD, RANGES
 from studies.settings import load_params
@@ -98,3 +98,14 @@ def test_a_claim_takes_the_first_table_that_can_tell():
     assert answers({"a": claim}, {"all": without, "few": few})["a"]["value"] == 1
     nowhere = answers({"a": claim}, {"all": without})["a"]
     assert nowhere["value"] is None and nowhere["verdict"] == "undecided"
+
+
+def test_an_answer_names_the_claims_of_each_verdict_or_counts_them():
+    def row(claim: str, mean: float) -> dict:
+        return decide(claim, "gain", gain(mean, 0.5), at_least=0)
+
+    assert answer({"a": row("ST-Attn helps", 1), "b": row("Tuning helps", -1)}).splitlines()[2:] == [
+        "- **Holds:** ST-Attn helps.", "- **Fails:** Tuning helps."
+    ]  # fmt: skip
+    assert "- **Holds:** 9 of 9 claims." in answer({str(number): row(f"claim {number}", 1) for number in range(9)})
+    assert answer({}).endswith("Nothing was asked.")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from measures.judge import Judge
-from miniature.captioner import caption, measure, name_motion
+from miniature.captioner import caption, measure, name_motion, truths
 from miniature.clips import DATA, WORDS
 from miniature.world import Scene, draw, parse
 
@@ -24,7 +24,7 @@ def path_of(truth):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_true_path_of_every_clip_gets_its_word_even_with_a_pixel_of_noise(stride):
     rng = np.random.default_rng(1)
-    for file in sorted((DATA / "clips").glob("*.json")):
+    for file in truths():
         truth = json.loads(file.read_text())
         path = path_of(truth)[::stride]
         for noise in (0, 0.01):

@@ -74,3 +74,10 @@ def test_bad_input_found_in_a_cell_is_still_bad_input(small, tmp_path):
     source = small("# %%\nfrom tav.errors import InputError\nraise InputError('no clip at x.mp4')\n")
     with pytest.raises(InputError, match="no clip at x.mp4"):
         run_notebook(source, tmp_path / "out")
+
+
+def test_an_executed_notebook_opens_with_its_answer(small, tmp_path):
+    source = small('# %% tags=["answer"]\n1 + 1\n\n# %%\n2\n')
+    notebook = nbformat.read(run_notebook(source, tmp_path / "out"), as_version=4)
+    assert [cell.source for cell in notebook.cells][:2] == ["# A small notebook", "1 + 1"]
+    assert notebook.cells[1].outputs[0].data["text/plain"] == "2" and notebook.cells[-1].source == "2"
