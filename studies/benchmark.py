@@ -62,8 +62,9 @@ def benchmark(params: Params) -> None:
         for part in tables[next(iter(listed.clips))]:
             parts[part] = pd.concat(tables[name][part] for name in listed.clips)
     for part in PARTS:
-        if not len(kept(part, params)[0]):  # of an earlier run, with other settings
-            (KEPT / f"{part}.csv").unlink(missing_ok=True)
+        path = KEPT / f"{part}.csv"
+        if path.is_file() and len(kept(part, params)[0]) < len(pd.read_csv(path)):  # some of it had other settings
+            path.unlink()
     for part, table in parts.items():
         table.to_csv(KEPT / f"{part}.csv", index=False)
     (KEPT / "settings.json").write_text(json.dumps(made_with(params), indent=1) + "\n")
