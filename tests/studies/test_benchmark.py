@@ -70,6 +70,9 @@ def test_a_part_that_is_not_asked_for_stays_while_its_settings_do(listed, set_pa
     set_params({"peers.sdedit.strength": 0.6})  # else settings.json would say so of the old rows
     assert main(["benchmark"]) == 0
     assert not SCORES.exists() and Path("reports/benchmark/ablation.csv").exists()
+    set_params({"benchmark.parts": ["control"], "edit.guidance_scale": 3.0})
+    assert main(["benchmark"]) == 0
+    assert not Path("reports/benchmark/ablation.csv").exists()
 
 
 def test_what_was_kept_holds_for_the_settings_that_made_it_and_variant_by_variant(listed, set_params):
