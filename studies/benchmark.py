@@ -4,7 +4,7 @@ The list of the miniature has the 42 clips and 140 edits of the paper's protocol
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -31,9 +31,10 @@ READ = ("model", "lora", "inflate", "clip", "tune", "invert", "edit", "score")  
 PARTS = {  # by the name of its file: the section that names its methods, which is also what `benchmark.parts` asks for
     "scores": "peers",
     "ablation": "ablation",
+    "full_ablation": "full_ablation",
     "control": "control",
     "paths": "control",
-    "reconstructions": "",
+    "reconstructions": "peers",
     "objects": "control",
 }
 THIRD = 3  # of so many clips one is taken for the variants of full_ablation
@@ -59,8 +60,8 @@ def benchmark(params: Params) -> None:
     for score, listed in lists.items():
         clips = each(score, listed, list(listed.clips)) if params.benchmark.ray else _in_turn(score, listed)
         tables = dict(tqdm(clips, "benchmark", len(listed.clips), disable=None))  # a bar is for a terminal
-        for part in tables[next(iter(listed.clips))]:
-            parts[part] = pd.concat(tables[name][part] for name in listed.clips)
+        for part in dict.fromkeys(part for of in tables.values() for part in of):
+            parts[part] = pd.concat(tables[name][part] for name in listed.clips if part in tables[name])
     for part in PARTS:
         path = KEPT / f"{part}.csv"
         if path.is_file() and len(kept(part, params)[0]) < len(pd.read_csv(path)):  # some of it had other settings
@@ -78,7 +79,7 @@ def _in_turn(score: Callable, params: Params) -> Iterator[tuple[str, dict[str, p
 
 def made_with(params: Params) -> dict:
     """What the benchmark's scores depend on: settings, the digest of the list of clips, and that of the measures."""
-    sections = {*READ, "peers", "ablation", "control", "memory"} | ({"full_ablation"} if params.full else set())
+    sections = {*READ, *PARTS.values(), "memory"}
     settings = params.model_dump(mode="json", include=sections)
     settings["memory"] = settings["memory"]["dtype"]
     settings["clip"].pop("fps")
@@ -100,13 +101,11 @@ def kept(part: str, params: Params) -> tuple[pd.DataFrame, str]:
         rows, made = pd.read_csv(path), json.loads((KEPT / "settings.json").read_text())
     now = made_with(params)
     shared = [*READ, "memory", "measures", "objects" if part == "objects" else "clips"]
-    shared += ["seeds"] if part == "ablation" else []
+    shared += ["seeds"] if "ablation" in part else []
     if differ := [key for key in shared if made.get(key) != now[key]]:
         other = f"The whole list of clips was run with other settings of {', '.join(differ)}:"
         return none, f"{other} verdicts are of the clips of this run."
-    before, today = ({**of.get(PARTS[part], {}), **of.get("full_ablation", {})} for of in (made, now))
-    if part == "ablation":
-        today |= params.model_dump(mode="json", include={"full_ablation"})["full_ablation"]
+    before, today = (of.get(PARTS[part], {}) for of in (made, now))
     named = {name: PEERS[name].name if part == "scores" and name in PEERS else name for name in before}
     rows = rows[~rows["method"].isin([named[name] for name in before if before[name] != today.get(name)])]
     count, edits = rows["clip"].nunique(), rows.groupby(["clip", "edit"]).ngroups
@@ -116,26 +115,29 @@ def kept(part: str, params: Params) -> tuple[pd.DataFrame, str]:
 def score_clip(params: Params, name: str) -> dict[str, pd.DataFrame]:
     """All that is measured of a clip, a table a part with a row per method and edit, to four digits.
 
-    scores: of the method, the peers and those that do nothing. ablation: of the method and its variants, each by the
-    seeds of `benchmark.seeds`; those of full_ablation by the first, if `full`, on every third clip. control: of the
-    method and of edits under the clip's own conditions. paths: how conditions are followed, the clip's own and those of
-    the next clip. reconstructions: PSNR of what the inverted noise samples back to.
+    scores: of the method, the peers and those that do nothing. reconstructions: PSNR of what the inverted noise samples
+    back to. ablation: of the method and its variants, each by the seeds of `benchmark.seeds`. full_ablation: of its
+    variants by the first seed, on every third clip. control: of the method and of edits under the clip's own
+    conditions. paths: how conditions are followed, the clip's own and those of the next clip.
     """
-    entry, method = params.clips[name], Method(params)
+    entry, method, asked = params.clips[name], Method(params), params.benchmark.parts
     scores = Scores(params, source=lambda clip: read_frames(method.source(params.clips[clip]).folder))
-    edits, tables = _edits(method, name, entry), {}
-    if "peers" in params.benchmark.parts:
+    edits, tables = _edits(method, name, entry) if {"peers", "control"} & set(asked) else Stored(), {}
+    if "peers" in asked:
         nothing, by_peers = trivial(edits, scores.source), _by_peers(params, name, entry)
         tables["scores"] = scores.table(nothing | {METHOD: edits} | by_peers)
-    if "ablation" in params.benchmark.parts:
-        tables["ablation"] = _ablation(params, name, scores)
-    if "control" in params.benchmark.parts:
+        tables["reconstructions"] = _reconstructions(name, read_frames(method.reconstruction(entry).folder), scores)
+    if "ablation" in asked:
+        tables["ablation"] = _ablation(params, name, scores, [METHOD, *params.ablation], params.benchmark.seeds)
+    if "full_ablation" in asked and list(params.clips).index(name) % THIRD == 0:
+        variants = [variant for variant in params.full_ablation if variant != "method"]
+        tables["full_ablation"] = _ablation(params, name, scores, variants, params.benchmark.seeds[:1])
+    if "control" in asked:
         drawn = dict(control.pieces(control.Controlled(params), name))
         drawn = {tuple(place.split("/")): piece.folder for place, piece in drawn.items()}
         own = {kind: {at[2:]: drawn[at] for at in drawn if at[:2] == (kind, "own")} for kind in params.control}
         tables["control"] = scores.table({METHOD: edits} | {kind: Stored(of) for kind, of in own.items()})
         tables["paths"] = _paths(params, name, scores, edits, drawn)
-    tables["reconstructions"] = _reconstructions(name, read_frames(method.reconstruction(entry).folder), scores)
     return {part: table.round(4) for part, table in tables.items()}
 
 
@@ -163,14 +165,13 @@ def _edits(method: Method, name: str, entry: ClipEntry) -> Stored:
     return Stored({(name, edit): method.edit(entry, prompt).folder for edit, prompt in entry.edits.items()})
 
 
-def _ablation(params: Params, name: str, scores: Scores) -> pd.DataFrame:
+def _ablation(params: Params, name: str, scores: Scores, methods: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
+    """Scores of a clip's edits by variants, and by the full method if it is named, by every seed."""
     tables, entry = [], params.clips[name]
-    for number, seed in enumerate(params.benchmark.seeds):
+    for seed in seeds:
         seeded = params.model_copy(update={"tune": params.tune.model_copy(update={"seed": seed})})
-        runs = {METHOD: seeded} | {variant: params.varied(variant, seed) for variant in params.ablation}
-        if params.full and number == 0 and list(params.clips).index(name) % THIRD == 0:
-            runs |= {variant: params.varied(variant, seed) for variant in params.full_ablation if variant != "method"}
-        edits = {variant: _edits(Method(settings), name, entry) for variant, settings in runs.items()}
+        runs = {method: seeded if method == METHOD else params.varied(method, seed) for method in methods}
+        edits = {method: _edits(Method(settings), name, entry) for method, settings in runs.items()}
         tables.append(scores.table(edits).assign(seed=seed))
     return pd.concat(tables)
 

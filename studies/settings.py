@@ -194,7 +194,7 @@ class Benchmark(Section):
     """Whether `benchmark` runs, what of it, over which list of clips, where these lie, on which Ray cluster."""
 
     run: bool
-    parts: list[Literal["peers", "ablation", "control", "objects"]]
+    parts: list[Literal["peers", "ablation", "full_ablation", "control", "objects"]]
     clips: Needed
     objects: Needed
     footage: Needed

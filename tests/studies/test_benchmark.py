@@ -52,12 +52,15 @@ def test_every_method_is_scored_on_every_clip_of_the_list(listed):
 
 
 def test_variants_of_the_full_ablation_are_made_on_every_third_clip_by_the_first_seed(listed, set_params):
-    set_params({"full": True, "full_ablation": {"method": {}, "untuned": {"tune": {"steps": 0}}}})
-    set_params({"benchmark.parts": ["ablation"]})
+    set_params({"full_ablation": {"method": {}, "untuned": {"tune": {"steps": 0}}}})
+    set_params({"benchmark.parts": ["full_ablation"]})
     assert main(["benchmark"]) == 0
-    rows = pd.read_csv("reports/benchmark/ablation.csv")
-    assert rows[rows.method == "untuned"][["clip", "seed"]].to_numpy().tolist() == [["one", 33]]
-    assert not Path("reports/benchmark/scores.csv").exists()
+    rows = pd.read_csv("reports/benchmark/full_ablation.csv")
+    assert rows[["method", "clip", "seed"]].to_numpy().tolist() == [["untuned", "one", 33]]
+    assert [path.name for path in Path("reports/benchmark").glob("*.csv")] == ["full_ablation.csv"]
+    assert len(benchmark.kept("full_ablation", load_params())[0]) == 1
+    set_params({"full_ablation.untuned.tune.steps": 1})
+    assert not len(benchmark.kept("full_ablation", load_params())[0])
 
 
 def test_a_part_that_is_not_asked_for_stays_while_its_settings_do(listed, set_params):
