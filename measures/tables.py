@@ -2,7 +2,7 @@
 
 import math
 from collections import UserDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import pandas as pd
 from torch import Tensor
@@ -55,6 +55,17 @@ def paired(scores: pd.DataFrame, measure: str, method: str, other: str) -> pd.Da
     """
     pairs = scores.set_index([key for key in ("method", "seed", "clip", "edit") if key in scores])[measure]
     return (pairs[method] - pairs[other]).rename(measure).reset_index().dropna(subset=measure)
+
+
+def averaged(scores: pd.DataFrame, groups: Mapping[str, Collection[str]]) -> pd.DataFrame:
+    """A row per group, clip and edit: the mean over a group's methods there, missing where one of them has no value.
+
+    scores: of one seed.
+    """
+    numbers = scores.drop(columns="seed", errors="ignore").set_index(["clip", "edit", "method"])
+    of = {group: numbers[numbers.index.isin(methods, level="method")] for group, methods in groups.items()}
+    sums = {group: of[group].groupby(["clip", "edit"]).sum(min_count=len(groups[group])) for group in groups}
+    return pd.concat([(sums[group] / len(groups[group])).reset_index().assign(method=group) for group in groups])
 
 
 def gains(scores: pd.DataFrame, measure: str, method: str, other: str) -> Interval:

@@ -37,10 +37,12 @@ from measures.tables import METHOD, means, over_clips, trivial
 # %% jupyter={"source_hidden": true}
 from publish import figures
 from studies.benchmark import kept
+from studies.method import Method
 from studies.results import reading
 from studies.scores import Scores, edits_in
 from studies.settings import load_params
 from studies.sources import kept_frames
+from tav.clip import read_frames
 
 # %% [markdown]
 # ## Parameters
@@ -48,6 +50,7 @@ from studies.sources import kept_frames
 # %% tags=["parameters"]
 out = "results/notebooks/02_results"  # where figures, scores and metrics go
 shown_frames = 6  # in a strip, evenly spread over the clip and the same for all
+prompt = ""  # an edit prompt of your own for the first clip, such as "a cartoon of a fox running on the beach"
 
 # %% [markdown]
 # ## What was made, and by what
@@ -155,6 +158,18 @@ for clip, entry in params.clips.items():
     figures.show_animation(moving, f"{out}/figures/{clip}.webp", params.clip.fps)
 
 # %% [markdown]
+# ## A prompt of your own
+#
+# Type one for `prompt` among the parameters and run this cell: the clip's tuned weights and its inverted noise are in
+# the store since `make reproduce`, so that only sampling is left, some seconds in the miniature.
+
+# %%
+if prompt:
+    clip, entry = next(iter(params.clips.items()))
+    own = read_frames(Method(params).edit(entry, prompt).folder)
+    figures.show_animation({"source": sources[clip], prompt: own}, f"{out}/figures/own-prompt.webp", params.clip.fps)
+
+# %% [markdown]
 # ## The three worst and the three best
 #
 # By edit success, and among equals by motion correlation: picked by this rule, not by eye. Each edit stands below its
@@ -214,9 +229,7 @@ display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
 
 # %% tags=["answer"] jupyter={"source_hidden": true}
 display(Markdown(answer(rows)))
-told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
-if told:
-    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
+figures.show_verdicts(asked, tables, rows, f"{out}/figures/evidence.png")
 
 # %% [markdown]
 # ## Limits

@@ -9,7 +9,8 @@
 # %% [markdown]
 # # 3. Ablation
 #
-# **Question.** What do sparse-causal attention, DDIM inversion, tuning and temporal attention each buy?
+# **Question.** What do sparse-causal attention, DDIM inversion, tuning and temporal attention each buy, and how long
+# should one tune?
 #
 # **Claim** (paper, section 5.3). Without sparse-causal attention the frames do not agree with each other; without the
 # inverted noise, or without tuning, an edit loses the motion of its source; what is tuned is what carries it.
@@ -31,7 +32,7 @@ from IPython.display import Markdown, display
 
 from measures.evidence import answer, evidence, settled, write_metrics
 from measures.protocol import answers, claims
-from measures.tables import METHOD, means
+from measures.tables import METHOD, averaged, gains, means, over_clips
 from publish import figures
 from studies.benchmark import kept
 from studies.scores import Scores, edits_in
@@ -52,8 +53,8 @@ shown_frames = 4  # of a strip
 params = load_params()
 settings = params.model_dump(mode="json")
 variants = settings["ablation"] | settings["full_ablation"]
-chosen = dict.fromkeys(variant for variant, _ in params.runs())
-changes = {name: {key: value for key, value in variants[name].items() if value} for name in chosen}
+variants = {name: {key: value for key, value in of.items() if value} for name, of in variants.items()}
+changes = {name: variants[name] for name in dict.fromkeys(variant for variant, _ in params.runs())}
 seeds = [params.tune.seed, *(params.seeds if params.full else [])]
 count = sum(len(entry.edits) for entry in params.clips.values())
 text = f"{len(changes)} variants and the full method, {len(params.clips)} clips, {count} edits, seeds {seeds}:"
@@ -95,21 +96,6 @@ table = means(scores, [measure for measure in rest if measure in scores and scor
 display(pd.DataFrame(table).map("{:.2f}".format).rename_axis("method"))
 
 # %% [markdown]
-# ## How long to tune
-#
-# From no step at all into overfitting, if `full` is true: with every step the clip is known better, and the prompt is
-# followed less.
-
-# %%
-axis = {"0": "no-tuning", **{name.removeprefix("steps-"): name for name in changes if name.startswith("steps-")}}
-axis = {steps: name for steps, name in axis.items() if name in changes} | {str(params.tune.steps): METHOD}
-if len(axis) > 2:
-    by_steps = {name: steps for steps, name in sorted(axis.items(), key=lambda item: int(item[0]))}
-    chosen = pd.concat(scores[scores.method == name].assign(method=steps) for name, steps in by_steps.items())
-    panels = means(chosen, measures)
-    figures.show(figures.intervals(panels, "By the number of tuning steps"), f"{out}/figures/steps.png")
-
-# %% [markdown]
 # ## The same edits, side by side
 #
 # Of every clip its first edit, at the same frames. Chosen by their place in `params.yaml`, not by eye.
@@ -130,7 +116,7 @@ for clip, entry in params.clips.items():
 
 # %%
 listed, said = kept("ablation", params)
-listed = listed[listed.method.isin([METHOD, *changes])]
+listed = listed[listed.method.isin([METHOD, *variants])]
 size = listed["clip"].nunique()
 seeded = f", seeds {' and '.join(map(str, sorted(listed['seed'].unique())))}" if size else ""
 display(Markdown(said))
@@ -147,6 +133,93 @@ if size:
     display(pd.DataFrame(means(whole, given)).map("{:.2f}".format).rename_axis("method"))
 
 # %% [markdown]
+# ## On every third clip
+#
+# The variants of `full_ablation`, by the first of these seeds, on every third clip of the list; those above are beside
+# them on the same clips.
+
+# %%
+third, said = kept("full_ablation", params)
+if len(third):
+    alike = listed["clip"].isin(third["clip"]) & listed["seed"].isin(third["seed"])
+    third = pd.concat([listed[alike], third])
+else:  # what this run made of them
+    third = scores[scores["seed"] == params.tune.seed]
+    said = "The variants of `full_ablation` are not kept; those of this run are shown, if it made them (`full`)."
+display(Markdown(said))
+thirds = f"{third['clip'].nunique()} clips, seed {' and '.join(map(str, third['seed'].unique()))}"
+
+# %%
+there = set(third["method"])
+shown = measures[:3]
+if there > {METHOD, *params.ablation} and shown:
+    figures.show(figures.intervals(means(third, shown), thirds), f"{out}/figures/all-variants.png")
+
+# %% [markdown]
+# ## With and without, two by two by two
+#
+# Inflation adds three things to the image model: ST-Attn in place of attention to the own frame, T-Attn, and a
+# GroupNorm that takes its mean over all frames of a clip. Eight models have them or not, and each is tuned. A part's
+# effect is asked three times: what it brings when it is **added to the image model** alone, what is lost when it is
+# **taken from the full method**, and the **mean** over the four pairs of models that differ in it alone.
+
+# %%
+WITHOUT = {
+    "ST-Attn": ("attention", "own"),
+    "T-Attn": ("temporal", False),
+    "pooled GroupNorm": ("norm", "frame"),
+}
+
+# %%
+cells = {frozenset(): METHOD}  # by the parts that are taken away
+for name, change in variants.items():
+    away = [part for part, (key, value) in WITHOUT.items() if change.get("inflate", {}).get(key) == value]
+    if away and change == {"inflate": dict(WITHOUT[part] for part in away)}:
+        cells[frozenset(away)] = name
+complete = len(cells) == 2 ** len(WITHOUT) and set(cells.values()) <= there
+
+# %%
+groups = {}
+for part in WITHOUT:
+    groups[f"with {part}"] = [name for away, name in cells.items() if part not in away]
+    groups[f"without {part}"] = [name for away, name in cells.items() if part in away]
+
+# %%
+crossed = averaged(third, groups) if complete else third.head(0)
+if complete and shown:
+    effects = {measure: {} for measure in shown}
+    every = frozenset(WITHOUT)
+    for measure in shown:
+        for part in WITHOUT:
+            pairs = {
+                "added to the image model": (third, cells[every - {part}], cells[every]),
+                "taken from the full method": (third, METHOD, cells[frozenset({part})]),
+                "mean": (crossed, f"with {part}", f"without {part}"),
+            }
+            for what, (table, more, than) in pairs.items():
+                effects[measure][f"{part}, {what}"] = gains(table, measure, more, than)
+    title = f"What each part adds, {thirds}"
+    figures.show(figures.intervals(effects, title, zero=True), f"{out}/figures/parts.png")
+
+# %% [markdown]
+# ## How long to tune
+#
+# From no step at all into over-fitting: with every step the clip is known better, and the prompt is followed less.
+
+# %%
+by_steps = {params.tune.steps: METHOD}
+for name in there & variants.keys():
+    steps = variants[name].get("tune", {}).get("steps")
+    if variants[name] == {"tune": {"steps": steps}}:
+        by_steps[steps] = name
+if len(by_steps) > 2 and shown:
+    panels = {measure: {} for measure in shown}
+    for steps, name in sorted(by_steps.items()):
+        for measure in shown:
+            panels[measure][steps] = over_clips(third[third["method"] == name], measure)
+    figures.show(figures.course(panels, f"By the steps of tuning, {thirds}", "steps"), f"{out}/figures/steps.png")
+
+# %% [markdown]
 # ## Evidence
 #
 # Differences are paired: the same clip, edit prompt and seed with and without. Two variants are no parts of the paper
@@ -156,8 +229,10 @@ if size:
 
 # %%
 asked = claims("03_ablation", settings["margins"])
-asked = {key: claim for key, claim in asked.items() if claim.asks() <= {METHOD, *changes}}
-tables = {f"all {size} clips": listed, f"{len(params.clips)} clips": scores}
+known = {METHOD, *changes, *there, *crossed["method"]}
+asked = {key: claim for key, claim in asked.items() if claim.asks() <= known}
+tables = {f"all {size} clips": listed, f"{third['clip'].nunique()} clips": pd.concat([third, crossed])}
+tables |= {f"{len(params.clips)} clips": scores}
 rows = settled(answers(asked, tables))
 
 # %%
@@ -166,14 +241,13 @@ display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
 
 # %% tags=["answer"] jupyter={"source_hidden": true}
 display(Markdown(answer(rows)))
-told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
-if told:
-    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
+figures.show_verdicts(asked, tables, rows, f"{out}/figures/evidence.png")
 
 # %% [markdown]
 # ## Limits
 #
 # - Of a clip's seeds, edits and prompts the interval sees only what clips make of them: it resamples clips.
-# - The variants change one part each. What two of them do together is not asked.
+# - Beside the two by two by two, the variants change one part each.
+# - What is asked on every third clip has wide intervals, and one seed.
 # - Frame consistency rewards stillness: a variant that moves less agrees more with itself.
 # - The paper shows one clip per ablation and no numbers, so there is nothing of it to be compared with.

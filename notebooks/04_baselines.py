@@ -190,9 +190,7 @@ display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
 
 # %% tags=["answer"] jupyter={"source_hidden": true}
 display(Markdown(answer(rows)))
-told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
-if told:
-    figures.show(figures.verdicts(told, tables, rows), f"{out}/figures/evidence.png")
+figures.show_verdicts(asked, tables, rows, f"{out}/figures/evidence.png")
 
 # %% [markdown]
 # Where claims fail, what may lie behind it. These are explanations; nothing here measured them.

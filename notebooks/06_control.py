@@ -185,10 +185,8 @@ for whose in tables:
 rows = settled(rows)
 
 # %%
-told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
-own = {key: claim for key, claim in told.items() if key.startswith("own")}
-if own:
-    figures.show(figures.verdicts(own, tables["own"], rows), f"{out}/figures/evidence-own.png")
+own = {key: claim for key, claim in asked.items() if key.startswith("own")}
+figures.show_verdicts(own, tables["own"], rows, f"{out}/figures/evidence-own.png")
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)
@@ -196,9 +194,8 @@ display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
 
 # %% tags=["answer"] jupyter={"source_hidden": true}
 display(Markdown(answer(rows)))
-other = {key: claim for key, claim in told.items() if key.startswith("other")}
-if other:
-    figures.show(figures.verdicts(other, tables["other"], rows), f"{out}/figures/evidence.png")
+other = {key: claim for key, claim in asked.items() if key.startswith("other")}
+figures.show_verdicts(other, tables["other"], rows, f"{out}/figures/evidence.png")
 
 # %% [markdown]
 # ## Limits

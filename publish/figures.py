@@ -180,8 +180,11 @@ def growth(x: ArrayLike, lines: Mapping[str, ArrayLike], title: str = "", xlabel
 
 
 @styled
-def intervals(panels: Mapping[str, Mapping[str, tuple[float, ...]]], title: str = "") -> Figure:
-    """A mean with its interval (mean, low, high) per row, in one panel per measure; bounds of nan are not drawn."""
+def intervals(panels: Mapping[str, Mapping[str, tuple[float, ...]]], title: str = "", zero: bool = False) -> Figure:
+    """A mean with its interval (mean, low, high) per row, in one panel per measure; bounds of nan are not drawn.
+
+    zero: draw a line at zero, for differences.
+    """
     names = list(next(iter(panels.values())))
     across = min(ACROSS, len(panels))
     down = math.ceil(len(panels) / across)
@@ -196,12 +199,28 @@ def intervals(panels: Mapping[str, Mapping[str, tuple[float, ...]]], title: str 
                 axes.plot([low, high], [y, y], color=BLUE, lw=4, alpha=0.35, solid_capstyle="butt")
             axes.plot(mean, y, "o", color=BLUE, ms=6)
             axes.annotate(f"{mean:.2f}", (mean, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
+        if zero:
+            axes.axvline(0, color=INK, lw=1)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.7)
         axes.margins(x=0.15)
         axes.set_title(measure)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
+
+
+@styled
+def course(panels: Mapping[str, Mapping[float, tuple[float, ...]]], title: str = "", xlabel: str = "") -> Figure:
+    """Means with their intervals (mean, low, high) along a quantity, in a panel per measure, evenly spaced."""
+    figure = Figure(figsize=(3.0 * len(panels) + 0.4, 2.9), layout="constrained")
+    for axes, (measure, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        mean, low, high = np.array([row[:3] for row in rows.values()], float).T
+        axes.fill_between(range(len(rows)), low, high, color=BLUE, alpha=0.18, lw=0)
+        axes.plot(mean, "o-", color=BLUE, ms=5)
+        axes.set_xticks(range(len(rows)), [f"{at:g}" for at in rows])
+        axes.set(title=measure, xlabel=xlabel)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
 
 
@@ -319,6 +338,18 @@ def show(figure: Figure, path: str | Path) -> None:
     """Write a figure to `path` and display those very bytes."""
     write(figure, path)
     display(Image(filename=path, width=round(figure.get_figwidth() * 100)))
+
+
+def show_verdicts(
+    asked: Mapping[str, Claim],
+    tables: Mapping[str, pd.DataFrame],
+    rows: Mapping[str, dict],
+    path: str | Path,
+) -> None:
+    """Show `verdicts` of the claims that have a value, if there are any."""
+    told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
+    if told:
+        show(verdicts(told, tables, rows), path)
 
 
 def show_animation(rows: Mapping[str, ArrayLike], path: str | Path, fps: float = 8) -> None:

@@ -44,6 +44,7 @@ PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "
 def write_report(params: Params, results: str | Path = "results", out: str | Path = "reports") -> Path:
     """Write `out`/index.html and what it links to from the results of the other stages; returns its path.
 
+    README.md says the same in short, to who reads the repository's pages.
     notebooks/ gets every executed notebook as .ipynb and .html, figures/ and metrics/ what they wrote, clips/ an mp4 of
     every source and edit, player/ the frames that the page's player shows. metrics/values.json holds numbers alone:
     what `dvc exp show` can put in columns. metrics/codecheck.yml lists what each section made, with checksums. The same
@@ -78,13 +79,14 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
     (out / "metrics" / "values.json").write_text(json.dumps(values, indent=1) + "\n")
     (out / "figures" / "overview.webp").write_bytes(_overview(params, results))
     write_manifest(out, {notebook["name"]: notebook["title"] for notebook in notebooks if notebook["executed"]})
+    _render("report.md", out / "README.md", **page)
     return _render("index.html", out / "index.html", **page)
 
 
 def _render(template: str, path: Path, **values) -> Path:
     environment = Environment(
         loader=PackageLoader("publish"),
-        autoescape=True,
+        autoescape=template.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -161,7 +163,8 @@ def _clip(name: str, entry: ClipEntry, params: Params, results: Path, out: Path)
     for view in views:
         view["video"] = f"clips/{name}/{view['name']}.mp4"
         write_clip(out / view["video"], _resized(kept_frames(params, view.pop("folder"))), params.clip.fps)
-    return {"name": name, "path": entry.source.path, "views": views}
+    moving = f"figures/02_results/{name}.webp"
+    return {"name": name, "path": entry.source.path, "views": views, "moving": moving * (out / moving).exists()}
 
 
 def _resized(frames):

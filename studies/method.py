@@ -85,7 +85,7 @@ class Method:
 
         def make(folder: Path) -> None:
             pipe = self.pipe_on(entry, "invert", self.params.invert.solver)
-            make_noise(folder, pipe, posterior.folder, self.params.invert.steps)
+            make_noise(folder, pipe, posterior.folder, self.params)
 
         return self.store.take("noise", needs, (make_noise, *LOADING, *self._own_code), make)
 
@@ -184,6 +184,9 @@ def make_weights(
     """
     state = folder / "state.safetensors"
     kept = state if resumes and not ended else None
+    if params.tune.frames == "shuffled":
+        order = torch.randperm(len(posterior.parameters), generator=torch.Generator().manual_seed(params.tune.seed))
+        posterior = DiagonalGaussianDistribution(posterior.parameters[order])
     losses = tune_with_progress(pipe, posterior, caption, params.tune, kept, ended, look)
     save_weights(pipe, folder / "tuned.safetensors", params.tune.tuned == "everything")
     with (folder / "losses.csv").open("w", newline="") as file:
@@ -191,10 +194,12 @@ def make_weights(
     state.unlink(missing_ok=True)
 
 
-def make_noise(folder: Path, pipe: TuneAVideoPipeline, posterior: Path, steps: int) -> None:
-    """Inverts the mode of a clip's posterior."""
+def make_noise(folder: Path, pipe: TuneAVideoPipeline, posterior: Path, params: Params) -> None:
+    """Inverts the mode of a clip's posterior; what is drawn for it is drawn on the CPU, from the seed of tuning."""
     latents = pipe.scale(read_posterior(posterior, pipe).mode())
-    save_tensors(folder / "inverted.safetensors", noise=pipe.invert(latents, num_inference_steps=steps))
+    steps = {"num_inference_steps": params.invert.steps, "diffused_steps": params.invert.diffused_steps}
+    generator = torch.Generator().manual_seed(params.tune.seed)
+    save_tensors(folder / "inverted.safetensors", noise=pipe.invert(latents, generator=generator, **steps))
 
 
 def make_frames(folder: Path, pipe: TuneAVideoPipeline, prompt: str, noise: Tensor, settings: dict) -> None:

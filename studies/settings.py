@@ -5,7 +5,7 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -117,12 +117,13 @@ class Tune(Section):
     recompute: Literal["none", "lean", "feed-forward", "full"]
     mixed_precision: Literal["no", "fp16", "bf16"]
     prior_preservation: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+    frames: Literal["in-order", "shuffled"]
     stop: Literal["steps", "measure"]
     save_every: Count
 
     def arguments(self) -> dict:
         """What `tav.tune.tune` takes."""
-        return self.model_dump(exclude={"stop"})
+        return self.model_dump(exclude={"frames", "stop"})
 
 
 class Memory(Section):
@@ -135,10 +136,17 @@ class Memory(Section):
 
 
 class Invert(Section):
-    """Inversion, by DDIM or by a multistep solver that takes fewer steps."""
+    """Inversion, by DDIM or by a multistep solver that takes fewer steps; some steps may be forward diffusion."""
 
     steps: Steps
     solver: Solver
+    diffused_steps: Whole
+
+    @model_validator(mode="after")
+    def _inverts_some(self) -> "Invert":
+        if self.diffused_steps >= self.steps or (self.diffused_steps and self.solver != "ddim"):
+            raise ValueError("of fewer diffused_steps than steps, and of none with dpm")
+        return self
 
 
 class Edit(Section):

@@ -20,6 +20,7 @@ from diffusers import (
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange, repeat
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -130,11 +131,21 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
             )
 
     @torch.no_grad()
-    def invert(self, latents: Tensor, num_inference_steps: int = 50, prompt: str = "") -> Tensor:
+    def invert(
+        self,
+        latents: Tensor,
+        num_inference_steps: int = 50,
+        prompt: str = "",
+        diffused_steps: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """DDIM inversion of a clip's latents, f c h w -> the noise, f c h w, that samples back to it (paper 3.3).
 
         Without guidance, and with the empty prompt by default (released behaviour). With a DPMSolverMultistepScheduler
         as `scheduler`, which takes fewer steps, by that solver's inverse; InputError for other schedulers.
+        diffused_steps: so many of the first steps are forward diffusion instead, with noise from `generator` that is
+            the same in every frame: what is plain inverts to too little noise (Staniszewski et al., arXiv 2410.23530).
+            For DDIM alone.
         """
         if type(self.scheduler) not in INVERSE:
             known = " or ".join(kind.__name__ for kind in INVERSE)
@@ -143,7 +154,10 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
         scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         text = self.embed([prompt])[0].expand(len(latents), -1, -1)
         latents = latents.to(self._execution_device, self.unet.dtype)
-        for timestep in self.progress_bar(scheduler.timesteps):
+        if diffused_steps:
+            noise = randn_tensor(latents[:1].shape, generator, latents.device, latents.dtype).expand_as(latents)
+            latents = self.scheduler.add_noise(latents, noise, scheduler.timesteps[diffused_steps - 1])
+        for timestep in self.progress_bar(scheduler.timesteps[diffused_steps:]):
             predicted = self.unet(latents, timestep, text).sample
             latents = scheduler.step(predicted, timestep, latents).prev_sample
         return latents

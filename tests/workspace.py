@@ -25,7 +25,7 @@ SMALL = {
     "device": "cpu",
     "processes": 1,
     "clip": {"num_frames": 3, "size": 32, "fit": "crop", "fps": 8},
-    "invert": {"steps": 2, "solver": "ddim"},
+    "invert": {"steps": 2, "solver": "ddim", "diffused_steps": 0},
     "edit": {
         "steps": 2,
         "solver": "ddim",

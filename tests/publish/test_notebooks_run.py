@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import torch
 from bs4 import BeautifulSoup
+from PIL import Image as Picture
+from ruamel.yaml import YAML
 
 from publish.notebook import run_notebook
 from studies.benchmark import made_with
@@ -157,6 +159,47 @@ def test_further_seeds_are_nested_in_their_clips_and_the_steps_are_an_axis(proje
     }  # fmt: skip
     assert (path.parent / "figures/steps.png").exists()
     assert not [output for output in outputs(path) if output.get("name") == "stderr"]
+
+
+def test_the_parts_of_inflation_are_crossed_on_what_the_benchmark_kept_of_its_full_ablation(project, set_params):
+    shipped = YAML(typ="safe").load(ROOT / "params.yaml")
+    steps = {name: change for name, change in shipped["full_ablation"].items() if name.startswith("steps")}
+    whole = {name: {"inflate": change["inflate"]} for name, change in shipped["full_ablation"].items()
+             if "inflate" in change}  # fmt: skip
+    alone = {name: shipped["ablation"][name] for name in ("own-frame-attention", "no-t-attn", "no-tuning")}
+    for name in ("no-t-attn", "no-tuning"):
+        shutil.copytree("results/ablate/own-frame-attention", f"results/ablate/{name}")
+    set_params({"ablation": alone, "full_ablation": whole | steps})
+    Path("reports/benchmark").mkdir(parents=True)
+    rows = [
+        {"method": method, "clip": clip, "edit": "place", "seed": 33, "frame consistency": 80.0 + number + 3 * clips,
+         "text alignment": 20.0, "identity stability": 0.9 - 0.3 * ("own" in method or method == "image-model"),
+         "motion correlation": 0.5 + 0.01 * number + 0.02 * clips, "edit success": 0.5}
+        for clips, clip in enumerate(("one", "two"))
+        for number, method in enumerate(["Tune-A-Video", *alone, *whole, *steps])
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    kept_alone = table["method"].isin(["Tune-A-Video", *alone])
+    table[kept_alone].to_csv("reports/benchmark/ablation.csv", index=False)
+    table[~kept_alone].to_csv("reports/benchmark/full_ablation.csv", index=False)
+    Path("list.yaml").write_text("clips: {}\n")
+    set_params({"benchmark.clips": "list.yaml"})
+    keep_settings()
+    path = run_notebook("notebooks/03_ablation.py", "results/notebooks/03_ablation")
+    drawn = {file.name for file in (path.parent / "figures").iterdir()}
+    assert {"parts.png", "steps.png", "all-variants.png", "evidence.png"} <= drawn
+    rows = json.loads((path.parent / "metrics.json").read_text())
+    assert rows["st_attn_everywhere"]["value"] == pytest.approx(0.3)
+    assert rows["norm_everywhere"]["value"] == pytest.approx(0)
+    assert not [output for output in outputs(path) if output.get("name") == "stderr"]
+
+
+def test_a_reader_sees_a_prompt_of_their_own(project):
+    out = "results/notebooks/02_results"
+    assert not list(Path("results/notebooks").rglob("own-prompt.webp"))
+    path = run_notebook("notebooks/02_results.py", out, {"prompt": "a circle is moving"})
+    assert Picture.open(path.parent / "figures/own-prompt.webp").n_frames == 4
+    assert [out for out in outputs(path) if "a circle is moving" in out.get("data", {}).get("text/html", "")]
 
 
 def test_peers_are_scored_beside_the_method_and_a_kept_benchmark_is_read(project, set_params):

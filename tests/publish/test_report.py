@@ -238,3 +238,12 @@ def test_the_manifest_names_what_every_section_made_with_its_checksum(project):
     for entry in manifest:
         assert entry["sha256"] == hashlib.sha256((Path("reports") / entry["file"]).read_bytes()).hexdigest()
     assert {f"figures/02_results/{path.name}" for path in (folder / "figures").glob("*.png")} <= set(files)
+
+
+def test_the_page_for_repositories_says_the_same_and_every_picture_of_it_is_there(project):
+    text = (write_report(load_params()).parent / "README.md").read_text()
+    assert "Edits <follow> their prompt" in text and "**undecided**" in text
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert {"figures/overview.webp", "figures/02_results/square.webp"} < set(pictures)
+    links = re.findall(r"[^!]\[[^]]+\]\(([^)]+)\)", text)
+    assert links and all(Path("reports", link).exists() for link in [*pictures, *links])

@@ -70,6 +70,16 @@ def test_a_variant_that_tunes_everything_is_kept_whole(full_method, set_params):
     assert torch.equal(frames("all"), drawn)
 
 
+def test_frames_in_another_order_are_tuned_on_and_some_steps_of_inversion_may_be_diffusion(full_method, set_params):
+    set_params({"ablation": {"shuffled": {"tune": {"frames": "shuffled"}}}})
+    set_params({"ablation.diffused": {"invert": {"diffused_steps": 1}}})
+    before = {kind: count(kind) for kind in ("weights", "noise", "posterior")}
+    assert main(["ablate"]) == 0
+    assert {kind: count(kind) - of for kind, of in before.items()} == {"weights": 1, "noise": 2, "posterior": 0}
+    drawn = [frames("shuffled"), frames("diffused"), read_frames("results/edit/square/object")]
+    assert not any(torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+
+
 def test_further_seeds_and_variants_run_only_if_asked(full_method, set_params):
     set_params({"ablation": {}})
     assert main(["ablate"]) == 0
@@ -86,6 +96,7 @@ def test_every_variant_seed_and_peer_that_is_shipped_runs(workplace, set_params)
             variant["tune"]["steps"] = min(variant["tune"]["steps"], 3)
     shipped["peers"]["text-to-video"]["model"] = str(tiny.save_motion_adapter(Path("models/text-to-video")))
     shipped["seeds"] = shipped["seeds"][:1]
+    set_params({"invert.steps": 3})  # of which a variant diffuses two
     set_params(shipped | {"full": True, "clips.square.edits": {"object": "a circle is moving"}})
     assert main(["ablate"]) == main(["peers"]) == 0
     variants, seeds = shipped["ablation"] | shipped["full_ablation"], [33, *shipped["seeds"]]

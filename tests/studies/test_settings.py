@@ -53,6 +53,7 @@ def test_a_size_is_one_side_or_height_and_width(workplace, set_params):
         ("clip.size", [64, 64, 3], "it must be one number of pixels or [height, width]"),
         ("clip.num_frames", True, "clip.num_frames is True: it must be a whole number"),
         ("edit.guidance_scale", 0.5, "edit.guidance_scale is 0.5: it must be greater than or equal to 1"),
+        ("invert.diffused_steps", 2, "it must be of fewer diffused_steps than steps, and of none with dpm"),
         ("edit.guidance_interval", [0.5], "edit.guidance_interval is [0.5]: it must be a list of two shares"),
         ("edit.guidance_interval", [0.5, 0.2], "it must be two shares from 0 to 1, the lower one first"),
         ("edit.guidance_interval", [0, float("nan")], "it must be two shares from 0 to 1, the lower one first"),

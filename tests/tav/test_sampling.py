@@ -84,6 +84,25 @@ def test_inversion_comes_back_more_closely_with_more_steps(pipe):
     assert error(50) < 0.5 * error(5)
 
 
+def test_forward_diffusion_in_place_of_the_first_steps_is_of_one_noise_and_leaves_the_rest_to_inversion(pipe):
+    still = pipe.encode_clip(tiny.moving_square(FRAMES)[:1].expand(FRAMES, -1, -1, -1))
+    taken = []
+    hook = pipe.unet.register_forward_pre_hook(lambda unet, args: taken.append(args[:2]))
+
+    def invert(seed, diffused_steps):
+        generator = torch.Generator().manual_seed(seed)
+        return pipe.invert(still, 5, diffused_steps=diffused_steps, generator=generator)
+
+    first, other, whole = invert(1, 2), invert(2, 2), invert(1, 0)
+    hook.remove()
+    assert torch.equal(first, invert(1, 2)) and not torch.equal(first, other)
+    assert torch.allclose(first, first[:1].expand_as(first), atol=1e-4) and not torch.equal(first, whole)
+    assert len(taken) == 3 + 3 + 5 and torch.equal(taken[0][1], taken[6 + 2][1])
+    signal = pipe.scheduler.alphas_cumprod[taken[7][1]]  # of the last step that was diffused
+    noise = torch.randn(still[:1].shape, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(taken[0][0], signal.sqrt() * still + (1 - signal).sqrt() * noise, atol=1e-5)
+
+
 def test_guidance_of_one_ignores_the_negative_prompt(pipe, noise):
     settings = {"latents": noise, "num_inference_steps": 2, "output_type": "latent", "guidance_scale": 1.0}
     assert torch.equal(pipe("a", negative_prompt="b", **settings).frames, pipe("a", **settings).frames)
