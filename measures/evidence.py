@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri, stdtr, stdtrit  # of Student's t; scipy.stats takes a second to import
 
-VERDICTS = "holds", "fails", "negligible", "undecided"
+VERDICTS = {"holds": "hold", "fails": "fail", "negligible": "are negligible", "undecided": "are undecided"}
 FEW = 8  # claims, at most, that are told one by one
 LEVEL = 0.05  # of a section's claims together, and of an interval
 
@@ -156,12 +156,16 @@ def evidence(row: dict) -> str:
     if row["value"] is None:
         return f"**Undecided:** {row['claim']}. {row['measure']} is not measured."
     interval = f" (95 % interval {row['interval'][0]:.4g} to {row['interval'][1]:.4g})" if row["interval"] else ""
-    small = f", and {row['smallest']:g} to matter" if "smallest" in row else ""
     needed = f" An n of about {row['needed']:,} would decide it, if the mean stays." if "needed" in row else ""
     return (
         f"**{row['verdict'].capitalize()}:** {row['claim']}. "
-        f"{row['measure']} is {row['value']:.4g}{unit}{interval}; expected {row['expected']}{small}.{needed}"
+        f"{row['measure']} is {row['value']:.4g}{unit}{interval}; expected {expected(row)}.{needed}"
     )
+
+
+def expected(row: dict) -> str:
+    """What was asked of a row's value, and from where on an effect matters."""
+    return f"{row['expected']}, {row['smallest']:g} to matter" if "smallest" in row else row["expected"]
 
 
 def answer(rows: Mapping[str, dict]) -> str:

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-VERDICTS = {"holds": "hold", "fails": "fail", "negligible": "are negligible", "undecided": "are undecided"}
+from measures.evidence import VERDICTS, expected
+
 CHECKS = "01_method"  # what it asks cannot come out otherwise if the code is right: counted apart
 NAMED = (  # does it edit, what does tuning buy, what does ST-Attn, is it better
     ("02_results", "edit_success"),
@@ -49,11 +50,6 @@ def measured(row: dict) -> str:
     unit = f" {row['unit']}" if row["unit"] else ""
     interval = " [{:.4g}, {:.4g}]".format(*row["interval"]) if row["interval"] else ""
     return f"{row['value']:.4g}{unit}{interval}"
-
-
-def expected(row: dict) -> str:
-    """What was asked of a row's value, and from where on an effect matters."""
-    return f"{row['expected']}, {row['smallest']:g} to matter" if "smallest" in row else row["expected"]
 
 
 def grounds(row: dict) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import tables
-from publish.findings import PAPERS, VERDICTS, counted, expected, grounds, main_claims, measured
+from measures.evidence import VERDICTS, expected
+from publish.findings import PAPERS, counted, grounds, main_claims, measured
 from publish.marks import read_marked, write_marked
 from studies.results import reading
 from studies.settings import Params

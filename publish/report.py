@@ -19,9 +19,10 @@ from safetensors import safe_open
 from torch.nn.functional import interpolate
 
 from measures.clips import ClipEntry
+from measures.evidence import expected
 from measures.tables import METHOD
 from publish import figures
-from publish.findings import counted, expected, grounds, main_claims, measured
+from publish.findings import counted, grounds, main_claims, measured
 from publish.manifest import write_manifest
 from publish.player import read_scores, write_player
 from studies.results import reading
