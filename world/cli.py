@@ -17,7 +17,7 @@ MODULES = {"text": "contrastive", "clip": "contrastive", "edges": "control", "ma
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(prog="python -m world", description=__doc__)
-    parser.add_argument("stage", choices=["sprites", "clips", "missing", *FOLDERS])
+    parser.add_argument("stage", choices=["sprites", "clips", "missing", "classify", *FOLDERS])
     parser.add_argument("--art", type=Path, help="sprites: folder with the unpacked art packages")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the published weights")
     parser.add_argument("--preset", choices=["cpu", "gpu"], help="instead of that of world/params.yaml")
@@ -32,6 +32,12 @@ def main() -> None:
         from world import clips
 
         clips.main()
+    elif options.stage == "classify":
+        import torch
+
+        from world.classify import right
+
+        print(json.dumps(right(options.models, torch.device("cuda" if torch.cuda.is_available() else "cpu"))))
     elif options.stage == "missing":
         train_missing(options.models, options.preset, options.seconds)
     else:

@@ -1,0 +1,83 @@
+"""How well the diffusion model knows its objects, asked without a judge: which caption explains a noisy picture best?
+
+The caption of every object seen in training is tried on pictures that show one thing, whole and upright, and the one
+that leaves the least error wins (a diffusion classifier: Li et al., arXiv 2303.16203). Chance is one in 18.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+
+from world.fit import autocast
+from world.pool import Pool
+from world.scenes import (
+    BARE,
+    PLACES,
+    STYLES,
+    Scenes,
+    Thing,
+    describe,
+    drawings,
+    names,
+    random_scenes,
+)
+from world.text import Texts
+from world.unet import encode, scheduler
+
+LAYOUTS = range(2000, 2016)  # of the places, which no model is trained on
+TIMES = 450, 600, 750  # where an object takes shape
+SEED = 123
+
+
+def plain(rng: np.random.Generator, count: int) -> Scenes:
+    """Pictures of one thing, whole, upright and of middling size, of which nothing but object and place is said."""
+    drawn = random_scenes(rng, count, layouts=LAYOUTS)
+    pose = np.zeros_like(drawn.pose)
+    pose[:, 0, :4] = np.stack(
+        [
+            rng.uniform(0.35, 0.65, count),
+            rng.uniform(0.45, 0.65, count),
+            rng.uniform(0.5, 0.85, count),
+            rng.normal(0, 6, count),
+        ],
+        1,
+    )
+    one, none = np.ones(count, int), np.full(count, BARE)
+    bare, unsaid = np.full_like(drawn.wears, BARE), np.zeros_like(drawn.says)
+    return drawn.with_(pose=pose, count=one, front=none, motion=none, wears=bare, says=unsaid)
+
+
+@torch.no_grad()
+def right(folder: Path, device: torch.device, count: int = 144) -> dict[str, float]:
+    """The share of `count` pictures whose object is told, by each of TIMES and by their errors together.
+
+    folder: of a published pipeline.
+    """
+    model = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).to(device).eval()
+    pool = Pool(count, SEED, device, layouts=LAYOUTS, draw=plain)
+    latents, texts, known = encode(pool, folder, SEED).float(), Texts(folder, device), names(seen=True)
+    scenes, generator = pool.scenes, torch.Generator(device).manual_seed(SEED)
+    truth = torch.tensor([known.index(drawings()[number][0]) for number in scenes.drawing[:, 0]], device=device)
+    where = [
+        (list(STYLES)[style], list(PLACES)[place]) for style, place in zip(scenes.style, scenes.place, strict=True)
+    ]
+    asked = [texts.states([describe(style, [Thing(name)], place) for style, place in where]) for name in known]
+    found, total = {}, torch.zeros(count, len(known), device=device)
+    for time in TIMES:
+        noise = torch.randn(latents.shape, generator=generator, device=device)
+        times = torch.full((count,), time, device=device)
+        noisy, target = scheduler().add_noise(latents, noise, times), scheduler().get_velocity(latents, noise, times)
+        errors = []
+        for text in asked:
+            with autocast(device):
+                predicted = model(noisy, times, text).sample
+            errors.append((predicted.float() - target).square().mean((1, 2, 3)))
+        total += torch.stack(errors, 1)
+        found[f"at time {time}"] = _share(torch.stack(errors, 1), truth)
+    return found | {"together": _share(total, truth)}
+
+
+def _share(errors: torch.Tensor, truth: torch.Tensor) -> float:
+    return round(float((errors.argmin(1) == truth).float().mean()), 3)
