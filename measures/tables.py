@@ -58,13 +58,11 @@ def paired(scores: pd.DataFrame, measure: str, method: str, other: str) -> pd.Da
 
 
 def averaged(scores: pd.DataFrame, groups: Mapping[str, Collection[str]]) -> pd.DataFrame:
-    """A row per group, clip and edit: the mean over a group's methods there, missing where one of them has no value.
-
-    scores: of one seed.
-    """
-    numbers = scores.drop(columns="seed", errors="ignore").set_index(["clip", "edit", "method"])
+    """A row per group, seed, clip and edit: the mean over a group's methods, missing where one of them has no value."""
+    keys = [key for key in ("seed", "clip", "edit") if key in scores]
+    numbers = scores.set_index([*keys, "method"])
     of = {group: numbers[numbers.index.isin(methods, level="method")] for group, methods in groups.items()}
-    sums = {group: of[group].groupby(["clip", "edit"]).sum(min_count=len(groups[group])) for group in groups}
+    sums = {group: of[group].groupby(keys).sum(min_count=len(groups[group])) for group in groups}
     return pd.concat([(sums[group] / len(groups[group])).reset_index().assign(method=group) for group in groups])
 
 

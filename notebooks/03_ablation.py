@@ -140,6 +140,7 @@ if size:
 
 # %%
 third, said = kept("full_ablation", params)
+whose = "every third clip, " * bool(len(third))
 if len(third):
     alike = listed["clip"].isin(third["clip"]) & listed["seed"].isin(third["seed"])
     third = pd.concat([listed[alike], third])
@@ -185,19 +186,15 @@ for part in WITHOUT:
     groups[f"without {part}"] = [name for away, name in cells.items() if part in away]
 
 # %%
-crossed = averaged(third, groups) if complete else third.head(0)
+crossed, every, pairs = averaged(third, groups) if complete else third.head(0), frozenset(WITHOUT), {}
+for part in WITHOUT:
+    pairs[f"{part}, added to the image model"] = third, cells.get(every - {part}), cells.get(every)
+    pairs[f"{part}, taken from the full method"] = third, METHOD, cells.get(frozenset({part}))
+    pairs[f"{part}, mean"] = crossed, f"with {part}", f"without {part}"
+
+# %%
 if complete and shown:
-    effects = {measure: {} for measure in shown}
-    every = frozenset(WITHOUT)
-    for measure in shown:
-        for part in WITHOUT:
-            pairs = {
-                "added to the image model": (third, cells[every - {part}], cells[every]),
-                "taken from the full method": (third, METHOD, cells[frozenset({part})]),
-                "mean": (crossed, f"with {part}", f"without {part}"),
-            }
-            for what, (table, more, than) in pairs.items():
-                effects[measure][f"{part}, {what}"] = gains(table, measure, more, than)
+    effects = {m: {what: gains(table, m, *methods) for what, (table, *methods) in pairs.items()} for m in shown}
     title = f"What each part adds, {thirds}"
     figures.show(figures.intervals(effects, title, zero=True), f"{out}/figures/parts.png")
 
@@ -212,11 +209,13 @@ for name in there & variants.keys():
     steps = variants[name].get("tune", {}).get("steps")
     if variants[name] == {"tune": {"steps": steps}}:
         by_steps[steps] = name
+
+# %%
+panels = {measure: {} for measure in shown}
+for steps, name in sorted(by_steps.items()):
+    for measure in shown:
+        panels[measure][steps] = over_clips(third[third["method"] == name], measure)
 if len(by_steps) > 2 and shown:
-    panels = {measure: {} for measure in shown}
-    for steps, name in sorted(by_steps.items()):
-        for measure in shown:
-            panels[measure][steps] = over_clips(third[third["method"] == name], measure)
     figures.show(figures.course(panels, f"By the steps of tuning, {thirds}", "steps"), f"{out}/figures/steps.png")
 
 # %% [markdown]
@@ -231,7 +230,10 @@ if len(by_steps) > 2 and shown:
 asked = claims("03_ablation", settings["margins"])
 known = {METHOD, *changes, *there, *crossed["method"]}
 asked = {key: claim for key, claim in asked.items() if claim.asks() <= known}
-tables = {f"all {size} clips": listed, f"{third['clip'].nunique()} clips": pd.concat([third, crossed])}
+tables = {
+    f"all {size} clips": listed,
+    f"{whose}{third['clip'].nunique()} clips": pd.concat([third, crossed]),
+}
 tables |= {f"{len(params.clips)} clips": scores}
 rows = settled(answers(asked, tables))
 
