@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from cycler import cycler
 from IPython.display import HTML, Image, display
-from matplotlib import font_manager, style
+from matplotlib import font_manager, rc_context, style
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
@@ -321,10 +321,14 @@ def _webp(sheets: Sequence[Picture.Image], fps: float) -> bytes:
 
 @styled
 def write(figure: Figure, path: str | Path) -> None:
-    """Write a figure as .png of 256 colours, for charts, or as .jpg, for strips, at their dots per inch."""
+    """Write a figure as .png of 256 colours, for charts, as .jpg, for strips, at their dots per inch, or as .svg."""
     path = Path(path)
     dpi = 100 if path.suffix == ".jpg" else 150
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".svg":  # neither a date nor names drawn at random
+        with rc_context({"svg.hashsalt": path.name}):
+            figure.savefig(path, metadata={"Date": None})
+        return
     file = io.BytesIO()
     figure.savefig(file, dpi=dpi, pil_kwargs={"compress_level": 1})
     picture = Picture.open(file).convert("RGB")
@@ -346,10 +350,12 @@ def show_verdicts(
     rows: Mapping[str, dict],
     path: str | Path,
 ) -> None:
-    """Show `verdicts` of the claims that have a value, if there are any."""
+    """Show `verdicts` of the claims that have a value, if there are any; an .svg goes beside `path`."""
     told = {key: claim for key, claim in asked.items() if rows[key]["value"] is not None}
     if told:
-        show(verdicts(told, tables, rows), path)
+        figure = verdicts(told, tables, rows)
+        show(figure, path)
+        write(figure, Path(path).with_suffix(".svg"))
 
 
 def show_animation(rows: Mapping[str, ArrayLike], path: str | Path, fps: float = 8) -> None:

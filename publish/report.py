@@ -31,7 +31,7 @@ from studies.sources import kept_frames
 from tav.clip import write_clip
 
 LONGER_SIDE = 192  # pixels of a clip in the report, whatever it was made at
-EVIDENCE = "evidence.png"  # the chart of what a notebook's verdicts rest on
+EVIDENCE = "evidence"  # the chart of what a notebook's verdicts rest on
 OVERVIEW = 3  # clips in the picture of the README
 SHOWN = {
     "frames": "frame consistency",
@@ -134,9 +134,10 @@ def _notebook(name: str, folder: Path, out: Path) -> dict:
 
 def _charts(folder: Path, rows: dict) -> dict[str, str]:
     """The charts of a notebook, what its verdicts rest on first, each with the words for who does not see it."""
-    names = sorted((path.name for path in folder.glob("*.png")), key=lambda name: (name != EVIDENCE, name))
+    paths = sorted(folder.glob("*.png"), key=lambda path: (path.stem != EVIDENCE, path.stem))
+    sharp = [of if (of := path.with_suffix(".svg")).exists() else path for path in paths]
     found = ". ".join(f"{row['claim']}: {row['verdict']}" for row in rows.values())
-    return {name: found if name == EVIDENCE else Path(name).stem.replace("-", " ") for name in names}
+    return {path.name: found if path.stem == EVIDENCE else path.stem.replace("-", " ") for path in sharp}
 
 
 def _link_pictures(notebook: nbformat.NotebookNode, name: str, pictures: list[Path]) -> None:

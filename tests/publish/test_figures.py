@@ -131,3 +131,26 @@ def test_a_verdict_is_drawn_from_every_clip_with_its_interval_and_its_words():
     assert any(word.endswith("n = 5") for word in words)
     dots = axes.lines[0].get_xdata()
     assert len(dots) == 5 and np.allclose(dots, 0.2)
+
+
+def test_a_shown_verdict_is_an_svg_too_of_the_same_bytes_each_time_and_none_where_nothing_has_a_value(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(figures, "display", lambda shown: None)
+    rows = [(m, f"clip {c}", "place", c / 10 + (m == "ours") * 0.2) for m in ("ours", "theirs") for c in range(5)]
+    tables = {"5 clips": pd.DataFrame(rows, columns=["method", "clip", "edit", "edit success"])}
+    asked = {"more": Claim("ours is better", "edit success", "ours", "theirs")}
+    found = settled(answers(asked, tables))
+    for folder in ("one", "two"):
+        figures.show_verdicts(asked, tables, found, tmp_path / folder / "evidence.png")
+    svg = (tmp_path / "one/evidence.svg").read_bytes()
+    assert svg.startswith(b"<?xml") and svg == (tmp_path / "two/evidence.svg").read_bytes()
+    figures.show_verdicts(asked, {}, {"more": {"value": None}}, tmp_path / "three/evidence.png")
+    assert not (tmp_path / "three").exists()
+
+
+def test_a_course_has_a_panel_per_measure_and_its_band_is_the_interval():
+    panels = {"motion": {0: (0.2, 0.1, 0.3), 120: (0.5, 0.4, 0.6), 480: (0.7, 0.6, 0.8)}, "success": {0: (1, 1, 1)}}
+    first, second = figures.course(panels, "title", "steps").axes
+    assert [label.get_text() for label in first.get_xticklabels()] == ["0", "120", "480"]
+    assert first.lines[0].get_ydata().tolist() == [0.2, 0.5, 0.7] and second.get_title(loc="left") == "success"
