@@ -51,6 +51,10 @@ TRIES = {  # eight each
         {**alike, "keyframe_interval": interval, "guidance_scale": scale}
         for alike in ALIKE for interval in (2, 4) for scale in (2.0, 4.0)
     ],
+    "vidtome": [
+        {**alike, "local_share": share, "guidance_scale": scale}
+        for alike in ALIKE for share in (0.5, 0.9) for scale in (2.0, 4.0)
+    ],
     "text-to-video": grid(guidance_scale=[1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.5]),
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
-from peers import fatezero, per_frame, plug_and_play, sdedit, text2video_zero, text_to_video, tokenflow
+from peers import fatezero, per_frame, plug_and_play, sdedit, text2video_zero, text_to_video, tokenflow, vidtome
 from peers._ddim import Sampling
 
 __all__ = ["PEERS", "Peer", "Sampling", "own_settings"]
@@ -38,6 +38,7 @@ PEERS = {
     "text2video-zero": Peer("Text2Video-Zero", "ICCV 2023", text2video_zero.edit),
     "fatezero": Peer("FateZero", "ICCV 2023", fatezero.edit),
     "tokenflow": Peer("TokenFlow", "ICLR 2024", tokenflow.edit),
+    "vidtome": Peer("VidToMe", "CVPR 2024", vidtome.edit),
     "text-to-video": Peer("Text-to-video", "in the role of CogVideo, ICLR 2023", text_to_video.edit),
 }
 

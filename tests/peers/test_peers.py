@@ -13,6 +13,7 @@ from diffusers import (
     MotionAdapter,
     UNet2DConditionModel,
 )
+from diffusers.models.attention_processor import AttnProcessor2_0
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from peers import PEERS, Sampling, own_settings
@@ -22,6 +23,7 @@ from peers._settings import Share
 from peers.fatezero import _Fusion, align
 from peers.plug_and_play import injection
 from peers.tokenflow import _PropagatedAttnProcessor
+from peers.vidtome import _Chunk, _cut, _MergedAttnProcessor, match
 from tav import load_pipeline
 from tav.errors import InputError
 from tav.model import ClipAttnProcessor
@@ -484,6 +486,83 @@ def test_every_interval_has_one_keyframe_which_changes_from_step_to_step(pipe, m
     assert len({keyframes[0] for keyframes in chosen}) > 1
     with pytest.raises(InputError, match="at least 1"):
         run("tokenflow", pipe, keyframe_interval=0)
+
+
+# vidtome
+
+
+def merged(pipe, chunks, hidden, local_share, global_share, fewest=0):
+    """What the first self-attention makes of hidden states (b f) n c."""
+    attention = transformer_blocks(pipe.unet)[0].attn1
+    return _MergedAttnProcessor(FRAMES, chunks, local_share, global_share, fewest)(attention, hidden)
+
+
+@pytest.fixture
+def hidden(pipe):
+    """Hidden states of three clips for the first self-attention."""
+    width = transformer_blocks(pipe.unet)[0].attn1.to_q.in_features
+    return torch.randn(3 * FRAMES, 9, width, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def test_with_nothing_merged_a_chunk_is_attended_to_jointly_and_with_the_one_before(pipe, hidden):
+    attention = transformer_blocks(pipe.unet)[0].attn1
+    expected = ClipAttnProcessor(FRAMES, "full")(attention, hidden)
+    whole = [_Chunk([0, 1, 2, 3], 1, True)]
+    assert torch.allclose(merged(pipe, whole, hidden, 0, 0), expected, atol=1e-5)
+    assert not torch.allclose(merged(pipe, whole, hidden, 0.5, 0), expected, atol=1e-3)
+    halves = merged(pipe, [_Chunk([0, 1], 0, True), _Chunk([2, 3], 0, False)], hidden, 0, 0)
+    second = torch.cat([part[2:] for part in expected.split(FRAMES)])
+    assert torch.allclose(torch.cat([part[2:] for part in halves.split(FRAMES)]), second, atol=1e-5)
+    assert not torch.allclose(halves, expected, atol=1e-3)  # the first has none before it
+
+
+@torch.no_grad()
+def test_with_everything_merged_all_frames_are_what_one_frame_is(pipe, hidden):
+    chunks = [_Chunk([0, 1], 1, True), _Chunk([2, 3], 0, True)]
+    generator = torch.Generator().manual_seed(1)
+    shuffled = torch.stack([hidden[0, torch.randperm(9, generator=generator)] for _ in range(FRAMES)]).repeat(3, 1, 1)
+    alone = AttnProcessor2_0()(transformer_blocks(pipe.unet)[0].attn1, shuffled)
+    assert torch.allclose(merged(pipe, chunks, shuffled, 1, 1), alone, atol=1e-5)
+
+
+@torch.no_grad()
+def test_coarse_levels_attend_frame_by_frame(pipe, hidden):
+    alone = AttnProcessor2_0()(transformer_blocks(pipe.unet)[0].attn1, hidden)
+    whole = [_Chunk([0, 1, 2, 3], 0, True)]
+    assert torch.equal(merged(pipe, whole, hidden, 0.5, 0.5, fewest=10), alone)
+    assert not torch.allclose(merged(pipe, whole, hidden, 0.5, 0.5, fewest=9), alone, atol=1e-3)
+
+
+def test_the_likest_tokens_give_way_to_what_they_are_like_in_any_clip():
+    axes = torch.eye(4)
+    tokens = torch.stack([axes[0], axes[1], 3 * axes[1], axes[2] + 0.1 * axes[0], axes[3], axes[0]])
+    stays = torch.tensor([True, True, False, False, False, False])
+    keep, place = match(tokens[None], stays, 0.5)
+    assert keep.tolist() == [3, 4, 0, 1] and place.tolist() == [2, 3, 3, 0, 1, 2]
+    other = tokens.clone()
+    other[4] = axes[1] - 1e-3 * axes[0]  # only in a second clip is it like one that stays
+    keep, place = match(torch.stack([tokens, other]), stays, 0.75)
+    assert keep.tolist() == [3, 0, 1] and place.tolist() == [1, 2, 2, 0, 2, 1]
+    assert all(part.tolist() == list(range(6)) for part in match(tokens[None], stays, 0))
+
+
+def test_chunks_cover_the_clip_once_and_change_from_step_to_step():
+    generator = torch.Generator().manual_seed(0)
+    cuts = [list(_cut(10, 4, generator)) for _ in range(40)]
+    for chunks in cuts:
+        assert sorted(frame for chunk in chunks for frame in chunk.frames) == list(range(10))
+        assert all(len(chunk.frames) <= 4 and 0 <= chunk.target < len(chunk.frames) for chunk in chunks)
+    assert {len(min(chunks).frames) for chunks in cuts} == {1, 2, 3, 4}
+    assert {chunks[0].frames[0] == 0 for chunks in cuts} == {True, False}
+    assert {len(_chunks) for _chunks in ([*_cut(3, 4, generator)] for _ in range(20))} <= {1, 2}
+
+
+def test_merging_is_over_injection(pipe):
+    nothing = {"feature_share": 0, "attention_share": 0}
+    without = run("vidtome", pipe, **nothing)
+    for injected in ({"feature_share": 1}, {"attention_share": 1}):
+        assert not torch.allclose(run("vidtome", pipe, **nothing | injected), without, atol=1e-3)
 
 
 # text_to_video
