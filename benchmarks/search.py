@@ -6,7 +6,7 @@ Every method gets as many tries, those of `TRIES`. A try tunes (if the method do
 data/development.yaml with the other settings of params.yaml, samples its edits and has them read by the judge. Its
 worth is the mean over edits of edit success times motion correlation: both at once, so that neither doing nothing nor
 forgetting the source pays. Text to video never sees the source: its worth is edit success alone. Everything that was
-tried is in benchmarks/results/settings-METHOD.csv; what it is made from are pieces, and is not made twice.
+tried is in benchmarks/results/settings/METHOD.csv; what it is made from are pieces, and is not made twice.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from studies.store import Piece
 from tav import interrupt
 from tav.clip import read_frames
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results/settings"
 LIST, OURS = "data/development.yaml", "tune-a-video"
 
 
@@ -60,7 +60,7 @@ TRIES = {  # eight each
 
 
 def search(method: str, params: Params) -> pd.DataFrame:
-    """The scores of all tries of a method, a row per clip, try and edit; also in benchmarks/results."""
+    """The scores of all tries of a method, a row per clip, try and edit; also in benchmarks/results/settings."""
     sources = Method(params)
     scores, rows = Scores(params, lambda name: read_frames(sources.source(params.clips[name]).folder)), []
     for name, entry in params.clips.items():
@@ -70,8 +70,8 @@ def search(method: str, params: Params) -> pd.DataFrame:
             rows.append(scores.table({method: edits}).drop(columns="method").assign(settings=said(settings)))
         print(method, name, flush=True)
     table = pd.concat(rows).round(4)
-    RESULTS.mkdir(exist_ok=True)
-    table[["settings", *table.columns.drop("settings")]].to_csv(RESULTS / f"settings-{method}.csv", index=False)
+    RESULTS.mkdir(exist_ok=True, parents=True)
+    table[["settings", *table.columns.drop("settings")]].to_csv(RESULTS / f"{method}.csv", index=False)
     return table
 
 

@@ -17,7 +17,8 @@
 # The peers work on the same image model, clips, prompts, seed and number of steps, and get none of our tuned weights;
 # each is a file of `peers/` that says what it leaves out of the original. Their settings, as ours, were chosen on
 # clips that are not evaluated, with as many tries each: `benchmarks/search.py`. In CogVideo's role is a text-to-video
-# model that was trained on clips of the same world.
+# model that was trained on clips of the same world. Of what came after the paper, VidToMe stands here rather than RAVE,
+# with which the field compares as often: RAVE lays frames out in grids, which an image model of 64 pixels never saw.
 
 # %% jupyter={"source_hidden": true}
 # ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
@@ -130,6 +131,26 @@ if count:
     display(pd.DataFrame(means(listed, all_others)).map("{:.3f}".format).rename_axis("method"))
     kinds = listed.groupby(["method", "edit"], sort=False)[all_measures].mean()
     display(kinds.round(2))
+
+# %% [markdown]
+# ## What a method can reach
+#
+# A table has one setting of each method. On the development clips each was tried with eight, most of them guidance
+# scales or strengths (`benchmarks/search.py`): what is won of the edit is paid for in motion and in agreement of
+# frames, by every method at its own price. A dot is a try, the mean over the edits of six clips; a line joins those
+# that no other try of the method beats in both. There are no intervals: six clips choose a setting, and prove nothing.
+
+# %%
+found = [Path(f"benchmarks/results/settings/{slug}.csv") for slug in ("tune-a-video", *params.peers)] * bool(count)
+tries = [
+    pd.read_csv(path).groupby("settings", sort=False)[truth].mean().assign(method=name)
+    for path, name in zip(found, (METHOD, *names.values()), strict=False)
+    if path.exists()
+]
+if tries and len(truth) == 3:
+    title = "Eight settings each, six development clips"
+    shown = figures.frontiers(pd.concat(tries), ["motion correlation", "identity stability"], truth[0], METHOD, title)
+    figures.show(shown, f"{out}/figures/frontiers.png")
 
 # %% [markdown]
 # ## Published, at paper scale

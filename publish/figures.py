@@ -25,6 +25,18 @@ from measures.protocol import Claim, first_to_tell
 from tav.clip import to_pictures
 
 INK, GREY, BLUE, ORANGE = "#22272e", "#9aa3ad", "#1f6fb2", "#d1601f"
+MANY = [
+    "#332288",
+    "#cc6677",
+    "#117733",
+    "#aa4499",
+    "#88ccee",
+    "#999933",
+    "#882255",
+    "#44aa99",
+    "#b8912a",
+]  # Tol's muted
+MARKS = "sDv^P<X>*"
 CYCLE = [BLUE, ORANGE, "#2f8f6b", "#8a5fb0", "#b8912a", "#c0476f"]
 STYLE = {
     "figure.dpi": 100,
@@ -220,6 +232,31 @@ def course(panels: Mapping[str, Mapping[float, tuple[float, ...]]], title: str =
         axes.plot(mean, "o-", color=BLUE, ms=5)
         axes.set_xticks(range(len(rows)), [f"{at:g}" for at in rows])
         axes.set(title=measure, xlabel=xlabel)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
+
+
+@styled
+def frontiers(tries: pd.DataFrame, across: Sequence[str], up: str, first: str, title: str = "") -> Figure:
+    """What each method reaches of two measures at once: a panel per measure of `across`, `up` on the other axis.
+
+    tries: a row per try, with `method`. A dot is a try; a line joins those of a method that no other try of it beats in
+    both. The method `first` is drawn in black, above the others.
+    """
+    figure = Figure(figsize=(3.4 * len(across) + 1.9, 3.9), layout="constrained")
+    panels = figure.subplots(1, len(across), squeeze=False, sharey=True)[0]
+    others = [method for method in dict.fromkeys(tries["method"]) if method != first]
+    looks = dict(zip([*others, first], [*zip(MANY, MARKS, strict=False)][: len(others)] + [(INK, "o")], strict=True))
+    for axes, measure in zip(panels, across, strict=True):
+        for method, (colour, mark) in looks.items():
+            of = tries[tries["method"] == method].sort_values([measure, up], ascending=False)
+            best = of[of[up] > of[up].cummax().shift(fill_value=-math.inf)]
+            axes.plot(of[measure], of[up], mark, color=colour, ms=4, alpha=0.45, mew=0)
+            own = {"lw": 2.4 if method == first else 1.3, "ms": 6, "label": method}
+            axes.plot(best[measure], best[up], f"-{mark}", color=colour, **own)
+        axes.set_xlabel(f"{measure} (more is better)")
+    panels[0].set_ylabel(f"{up} (more is better)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
 

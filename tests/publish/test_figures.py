@@ -154,3 +154,14 @@ def test_a_course_has_a_panel_per_measure_and_its_band_is_the_interval():
     first, second = figures.course(panels, "title", "steps").axes
     assert [label.get_text() for label in first.get_xticklabels()] == ["0", "120", "480"]
     assert first.lines[0].get_ydata().tolist() == [0.2, 0.5, 0.7] and second.get_title(loc="left") == "success"
+
+
+def test_a_frontier_joins_the_tries_that_no_other_of_the_method_beats_in_both():
+    ours = [(0.2, 0.9), (0.5, 0.8), (0.4, 0.7), (0.6, 0.3), (0.5, 0.6)]
+    rows = [("ours", *try_) for try_ in ours] + [("theirs", 0.1, 0.1)]
+    tries = pd.DataFrame(rows, columns=["method", "motion", "success"])
+    figure = figures.frontiers(tries, ["motion"], "success", "ours")
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["ours"].get_xydata().tolist() == [[0.6, 0.3], [0.5, 0.8], [0.2, 0.9]]
+    assert lines["ours"].get_color() == figures.INK and lines["theirs"].get_xydata().tolist() == [[0.1, 0.1]]
