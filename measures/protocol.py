@@ -9,7 +9,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from measures.evidence import Interval, decide
-from measures.tables import gains, over_clips, paired
+from measures.tables import over_clips, paired, range_of
 
 CONDITIONS = {
     "edges": "edges",
@@ -51,12 +51,9 @@ class Claim:
         values = paired(of, self.measure, self.more, self.than) if self.than else of.dropna(subset=self.measure)
         return values if len(values) else None
 
-    def found(self, scores: pd.DataFrame) -> Interval | None:
+    def found(self, values: pd.DataFrame) -> Interval:
         """The mean of its `values` with an interval over clips."""
-        if self.values(scores) is None:
-            return None
-        of = scores[scores["method"].isin(self.asks())]
-        return gains(of, self.measure, self.more, self.than) if self.than else over_clips(of, self.measure)
+        return over_clips(values, self.measure, range_of(self.measure, differs=bool(self.than)))
 
     def row(self, value: Interval | None, where: str = "") -> dict:
         """Its row of evidence. where: on which clips, to be said of what was measured."""
@@ -92,8 +89,8 @@ def answers(asked: Mapping[str, Claim], tables: Mapping[str, pd.DataFrame]) -> d
     """
     rows = {}
     for key, claim in asked.items():
-        where, _ = first_to_tell(claim, tables)
-        rows[key] = claim.row(claim.found(tables[where]) if where else None, where)
+        where, values = first_to_tell(claim, tables)
+        rows[key] = claim.row(claim.found(values) if where else None, where)
     return rows
 
 

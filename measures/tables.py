@@ -68,8 +68,13 @@ def averaged(scores: pd.DataFrame, groups: Mapping[str, Collection[str]]) -> pd.
 
 def gains(scores: pd.DataFrame, measure: str, method: str, other: str) -> Interval:
     """The mean of what `method` has more than `other` of a measure, see `paired`, with its interval over clips."""
+    return over_clips(paired(scores, measure, method, other), measure, range_of(measure, differs=True))
+
+
+def range_of(measure: str, differs: bool = False) -> tuple[float, float]:
+    """What a measure can be, or a difference of two of its values."""
     least, most = RANGES.get(measure, (-math.inf, math.inf))
-    return over_clips(paired(scores, measure, method, other), measure, (least - most, most - least))
+    return (least - most, most - least) if differs else (least, most)
 
 
 def over_clips(scores: pd.DataFrame, measure: str, within: tuple[float, float] | None = None) -> Interval:
@@ -78,6 +83,6 @@ def over_clips(scores: pd.DataFrame, measure: str, within: tuple[float, float] |
     within: what bounds the interval, by default the measure's own range.
     """
     taken = scores.reindex(columns=["clip", measure]).dropna()
-    least, most = within or RANGES.get(measure, (-math.inf, math.inf))
+    least, most = within or range_of(measure)
     mean, low, high, freedom = bootstrap({clip: list(values) for clip, values in taken.groupby("clip")[measure]})
     return Interval(mean, max(low, least), min(high, most), freedom)  # a bound that is nan stays so
