@@ -137,8 +137,8 @@ if count:
 #
 # A table has one setting of each method. On the development clips each was tried with eight, most of them guidance
 # scales or strengths (`benchmarks/search.py`): what is won of the edit is paid for in motion and in agreement of
-# frames, by every method at its own price. A dot is a try, the mean over the edits of six clips; a line joins those
-# that no other try of the method beats in both. There are no intervals: six clips choose a setting, and prove nothing.
+# frames, by every method at its own price. A dot is a try, the mean over the edits of four clips; a line joins those
+# that no other try of the method beats in both. There are no intervals: four clips choose a setting, and prove nothing.
 
 # %%
 found = [Path(f"benchmarks/results/settings/{slug}.csv") for slug in ("tune-a-video", *params.peers)] * bool(count)
@@ -148,7 +148,7 @@ tries = [
     if path.exists()
 ]
 if tries and len(truth) == 3:
-    title = "Eight settings each, six development clips"
+    title = "Eight settings each, four development clips"
     shown = figures.frontiers(pd.concat(tries), ["motion correlation", "identity stability"], truth[0], METHOD, title)
     figures.show(shown, f"{out}/figures/frontiers.png")
 
