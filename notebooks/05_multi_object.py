@@ -9,14 +9,16 @@
 # %% [markdown]
 # # 5. Several objects
 #
-# **Question.** Does the method fail with several objects, and where they occlude each other? Does a condition help?
+# **Question.** Does the method fail with several objects, and where they occlude each other? Is it the image model's
+# fault, and does a condition help?
 #
 # **Claim** (paper, section 6). Clips of several objects, especially of objects that occlude each other, are where it
 # fails, which the paper puts down to the image model. It suggests conditions such as depth, and shows none.
 #
 # The clips of the list that `objects` in `params.yaml` names show one, two or three things that travel side by side or
-# pass over each other. Each was tuned and inverted as any other clip. Its edits were sampled without a condition and
-# under every kind of `control`, drawn from the source clip: its edges, the mask of its things, and their pose.
+# pass over each other. Each was tuned and inverted as any other clip. Its edits were sampled without a condition, by
+# the tuned model and by the model before tuning, and under every kind of `control`, drawn from the source clip: its
+# edges, the mask of its things, and their pose.
 
 # %% jupyter={"source_hidden": true}
 # ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml
@@ -37,7 +39,7 @@ from publish import figures
 
 # %% jupyter={"source_hidden": true}
 from studies.benchmark import kept
-from studies.objects import crowds, scored, told
+from studies.objects import CASES, crowds, scored, told
 from studies.scores import Scores
 from studies.settings import load_params
 from studies.sources import kept_frames
@@ -67,7 +69,7 @@ display(of_clips.assign(caption={clip: entry.caption for clip, entry in listed.i
 
 # %%
 folder = Path("results/objects")
-kinds = {"no condition": "edit"} | {kind: kind for kind in params.control}
+kinds = {name: kind for kind, name in CASES.items()} | {kind: kind for kind in params.control}
 edits = [(clip, edit) for clip, entry in listed.items() for edit in entry.edits]
 methods = {name: [pair for pair in edits if (folder / pair[0] / kind).exists()] for name, kind in kinds.items()}
 methods = {
@@ -115,7 +117,7 @@ if "count error" in panels:
     figures.show(figures.intervals(panels, "By clip, without a condition"), f"{out}/figures/clips.png")
 
 # %% [markdown]
-# ## With a condition
+# ## Without tuning, and with a condition
 #
 # Means over the edits of the clips of several things, with 95 % intervals that resample the clips. In the tables, the
 # *warp error* and EditBoard's *FF-alpha*, *FF-beta* and *Semantic* are better lower.
@@ -155,7 +157,8 @@ for number, (clip, entry) in enumerate(listed.items()):
 # edits less the judge's own error on the source; its interval is Student's, the clips being the sample. Occlusion is
 # asked of the clips of several things alone. What a condition lowers an error by is paired: the same clip, edit prompt
 # and noise with and without. A count can be right for the wrong reason, where things that are to pass over each other
-# stay apart: so the motion is asked, too.
+# stay apart: so the motion is asked, too. What tuning changes is paired likewise; an error that is there before and
+# stays is the image model's.
 
 # %%
 whole, said = kept("objects", params)

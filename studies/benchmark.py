@@ -142,14 +142,15 @@ def score_clip(params: Params, name: str) -> dict[str, pd.DataFrame]:
 
 
 def score_several(params: Params, name: str) -> dict[str, pd.DataFrame]:
-    """The same of a clip of the list of several things: `objects`, of its edits without a condition and under each."""
+    """The same of a clip of the list of several things: `objects`, of its edits without a condition, tuned and not, and
+    under each condition."""
     controlled, entry = control.Controlled(params), params.clips[name]
     drawn = {tuple(place.split("/")): piece.folder for place, piece in objects.pieces(controlled, entry)}
     source = read_frames(drawn.pop(("source",)))
-    methods = {kind: Stored() for kind in ("edit", *params.control)}
+    methods = {kind: Stored() for kind in (*objects.CASES, *params.control)}
     for (kind, edit), folder in drawn.items():
         methods[kind].data[name, edit] = folder
-    methods["no condition"] = methods.pop("edit")
+    methods = {objects.CASES.get(kind, kind): edits for kind, edits in methods.items()}
     alone = objects.told(params.model_copy(update={"clips": {name: entry}}))
     scores = Scores(alone, source=lambda _: source)
     return {"objects": objects.scored(scores, methods | {SOURCE: {(name, "caption"): source}})}

@@ -9,17 +9,21 @@ from measures.clips import ClipEntry
 from measures.truth import crowd
 from studies.ahead import make_ahead
 from studies.control import Controlled
+from studies.method import Method
 from studies.results import RESULTS, replacing
 from studies.scores import Scores
 from studies.settings import Params
 from studies.stages import collect
 from studies.store import Piece
 
+CASES = {"edit": "no condition", "untuned": "without tuning"}  # what tables call kinds that are no control
+
 
 def objects(params: Params) -> None:
-    """Tunes on the clips that `objects` lists and samples their edits: results/objects/<clip>/{source, edit, <kind>}.
+    """Tunes on the clips that `objects` lists and samples their edits into results/objects/<clip>/<kind>/<edit>.
 
-    edit: without control; <kind>: under each of params.control that the clip has, from the same noise.
+    kind: edit, without control; untuned, the same by the model before tuning; each of params.control that the clip has,
+    from the same noise as edit. source beside them has the clip's frames.
     """
     clips = params.with_clips(params.objects).clips
     controlled = Controlled(params)
@@ -39,11 +43,19 @@ def pieces_of(params: Params, entry: ClipEntry) -> None:
 def pieces(controlled: Controlled, entry: ClipEntry) -> Iterator[tuple[str, Piece]]:
     """A clip's pieces and their places in its folder of results/objects."""
     yield "source", controlled.method.source(entry)
+    yield from untuned(controlled.params, entry)
     conditions = controlled.conditions(entry)
     for edit, prompt in entry.edits.items():
         yield f"edit/{edit}", controlled.method.edit(entry, prompt)
         for kind, shown in conditions.items():
             yield f"{kind}/{edit}", controlled.edit(entry, prompt, kind, shown)
+
+
+def untuned(params: Params, entry: ClipEntry) -> Iterator[tuple[str, Piece]]:
+    """A clip's edits by the model before tuning, which is let go before another is loaded."""
+    method = Method(params.model_copy(update={"tune": params.tune.model_copy(update={"steps": 0})}))
+    for edit, prompt in entry.edits.items():
+        yield f"untuned/{edit}", method.edit(entry, prompt)
 
 
 def told(params: Params) -> Params:

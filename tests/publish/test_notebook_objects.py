@@ -25,7 +25,7 @@ CENTRES = {
     "crossing": [[0.25, 0.75], [0.4, 0.6], [0.5, 0.5], [0.6, 0.4]],
 }
 CLAIMS = {f"{error}_error_{of}" for error in ("count", "identity") for of in ("number", "occlusion", "edges", "mask")}
-CLAIMS |= {"motion_edges", "motion_mask"}
+CLAIMS |= {"motion_edges", "motion_mask", "count_error_tuned", "identity_error_tuned", "motion_tuned"}
 
 
 @pytest.fixture
@@ -105,7 +105,15 @@ def test_every_condition_is_held_against_none_and_the_source_shows_the_judges_ow
     for same in (rows["count_error_mask"], rows["identity_error_mask"]):  # the same edits again: no gain, no evidence
         assert same["interval"] == [0, 0] and same["verdict"] == "undecided"
     figures = {file.name for file in (out / "figures").iterdir()}
-    assert figures == {"one.jpg", "apart.jpg", "crossing.jpg", "clips.png", "conditions.png", "evidence.png"}
+    assert figures == {
+        "one.jpg",
+        "apart.jpg",
+        "crossing.jpg",
+        "clips.png",
+        "conditions.png",
+        "evidence.png",
+        "evidence.svg",
+    }
 
 
 def test_without_a_judge_every_claim_stays_open_and_the_clips_are_shown(project):
@@ -137,7 +145,7 @@ def test_one_clip_without_truth_and_without_control_is_shown(project, set_params
     set_params({"control": {}})
     Path("one.json").unlink()
     out, rows = run()
-    assert set(rows) == {claim for claim in CLAIMS if claim.endswith(("number", "occlusion"))}
+    assert set(rows) == {claim for claim in CLAIMS if claim.endswith(("number", "occlusion", "tuned"))}
     assert {row["verdict"] for row in rows.values()} == {"undecided"}
 
 

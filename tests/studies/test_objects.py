@@ -54,7 +54,8 @@ def test_a_clip_is_edited_here_as_by_the_stages_of_a_clip(project):
     assert torch.equal(read_frames(RESULTS / "source"), read_frames("results/tune/square/source"))
     for edit in ("object", "place"):
         assert torch.equal(read_frames(RESULTS / "edit" / edit), read_frames(f"results/edit/square/{edit}"))
-    assert len(list(Path(".pieces/weights").iterdir())) == 1  # which both share
+        assert not torch.equal(read_frames(RESULTS / "untuned" / edit), read_frames(RESULTS / "edit" / edit))
+    assert len(list(Path(".pieces/weights").iterdir())) == 2  # those of no tuning, and others that both share
 
 
 @pytest.mark.parametrize("noise", ["inverted", "random"])
@@ -68,7 +69,7 @@ def test_a_condition_that_adds_nothing_gives_the_edits_without_one(project, set_
 
 def test_only_edges_can_be_drawn_of_a_clip_without_truth(project):
     assert main(["objects"]) == 0
-    assert sorted(path.name for path in RESULTS.iterdir()) == ["edges", "edit", "source"]
+    assert sorted(path.name for path in RESULTS.iterdir()) == ["edges", "edit", "source", "untuned"]
 
 
 def test_with_truth_a_clip_has_every_kind(project, set_params):
@@ -76,7 +77,7 @@ def test_with_truth_a_clip_has_every_kind(project, set_params):
     for end in (".json", ".masks.png"):
         Path(f"pair{end}").rename(f"square{end}")
     assert main(["objects"]) == 0
-    assert sorted(path.name for path in RESULTS.iterdir()) == ["edges", "edit", "mask", "source"]
+    assert sorted(path.name for path in RESULTS.iterdir()) == ["edges", "edit", "mask", "source", "untuned"]
 
 
 def test_a_run_without_such_clips_leaves_an_empty_result(workplace):
