@@ -8,7 +8,7 @@ from importlib.resources import files
 import pandas as pd
 from ruamel.yaml import YAML
 
-from measures.evidence import Interval, decide
+from measures.evidence import Interval, decide, settled
 from measures.tables import over_clips, paired, range_of
 
 CONDITIONS = {
@@ -25,6 +25,7 @@ class Claim:
     """One claim: `measure` of the method `more`, above that of `than` if one is named, is at least `at_least`.
 
     by: what the measure's slope is over, instead of methods. smallest: an effect below it does not matter.
+    asked: first, or later; claims are tested with those of a section that were asked with them.
     """
 
     claim: str
@@ -35,6 +36,7 @@ class Claim:
     at_least: float = 0.0
     unit: str = ""
     smallest: float = 0.0
+    asked: str = "first"
 
     def asks(self) -> set[str]:
         """The methods that it is about."""
@@ -92,6 +94,14 @@ def answers(asked: Mapping[str, Claim], tables: Mapping[str, pd.DataFrame]) -> d
         where, values = first_to_tell(claim, tables)
         rows[key] = claim.row(claim.found(values) if where else None, where)
     return rows
+
+
+def together(rows: Mapping[str, dict], asked: Mapping[str, Claim]) -> dict[str, dict]:
+    """The rows of a section as they stand when those that were asked at once are tested together, see `settled`."""
+    found = {}
+    for time in dict.fromkeys(claim.asked for claim in asked.values()):
+        found |= settled({key: row for key, row in rows.items() if asked[key].asked == time})
+    return {key: found[key] for key in rows}
 
 
 def _bound(bound: float | str, margins: Mapping[str, float]) -> float:

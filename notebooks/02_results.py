@@ -29,8 +29,8 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.evidence import answer, evidence, settled, write_metrics
-from measures.protocol import answers, claims
+from measures.evidence import answer, evidence, write_metrics
+from measures.protocol import answers, claims, together
 from measures.score import psnr
 from measures.tables import METHOD, means, over_clips, trivial
 
@@ -221,7 +221,7 @@ tables = {f"all {listed['clip'].nunique()} clips": listed, f"{len(params.clips)}
 
 # %%
 asked = claims("02_results", params.margins.model_dump())
-rows = settled(answers(asked, tables))
+rows = together(answers(asked, tables), asked)
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)

@@ -30,8 +30,8 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.evidence import answer, evidence, settled, write_metrics
-from measures.protocol import answers, claims
+from measures.evidence import answer, evidence, write_metrics
+from measures.protocol import answers, claims, together
 from measures.tables import METHOD, averaged, gains, means, over_clips
 from publish import figures
 from studies.benchmark import kept
@@ -235,7 +235,7 @@ tables = {
     f"{whose}{third['clip'].nunique()} clips": pd.concat([third, crossed]),
 }
 tables |= {f"{len(params.clips)} clips": scores}
-rows = settled(answers(asked, tables))
+rows = together(answers(asked, tables), asked)
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)

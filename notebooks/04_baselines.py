@@ -34,8 +34,8 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 # %% jupyter={"source_hidden": true}
-from measures.evidence import answer, evidence, settled, write_metrics
-from measures.protocol import answers, claims
+from measures.evidence import answer, evidence, write_metrics
+from measures.protocol import answers, claims, together
 from measures.tables import METHOD, gains, means, trivial
 from peers import PEERS
 from publish import figures
@@ -203,7 +203,7 @@ if left:
     display(Markdown(f"Not among `peers`, so that the claims against it are left out: {', '.join(sorted(left))}."))
 
 # %%
-rows = settled(answers(asked, tables))
+rows = together(answers(asked, tables), asked)
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)

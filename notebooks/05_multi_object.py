@@ -32,8 +32,8 @@ import pandas as pd
 from IPython.display import Markdown, display
 from scipy import stats
 
-from measures.evidence import Interval, answer, evidence, settled, write_metrics
-from measures.protocol import answers, claims
+from measures.evidence import Interval, answer, evidence, write_metrics
+from measures.protocol import answers, claims, together
 from measures.tables import SOURCE, Stored, means
 from publish import figures
 
@@ -186,7 +186,7 @@ rows = {key: claim.row(slopes.get((claim.measure, claim.by)), unit[claim.by]) fo
 
 # %%
 tables = {f"{of['clip'].nunique()} clips": of[of["things"] > 1] for of in (table, scores)}
-rows = settled(rows | answers(paired, tables))
+rows = together(rows | answers(paired, tables), asked)
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)

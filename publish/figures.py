@@ -210,7 +210,7 @@ def intervals(panels: Mapping[str, Mapping[str, tuple[float, ...]]], title: str 
             if not math.isnan(low):
                 axes.plot([low, high], [y, y], color=BLUE, lw=4, alpha=0.35, solid_capstyle="butt")
             axes.plot(mean, y, "o", color=BLUE, ms=6)
-            axes.annotate(f"{mean:.2f}", (mean, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
+            axes.annotate(f"{mean:z.2f}", (mean, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
         if zero:
             axes.axvline(0, color=INK, lw=1)
         axes.set_yticks(range(len(names)), names)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from measures.evidence import Interval, answer, decide, evidence, settled
-from measures.protocol import Claim, answers, claims
+from measures.protocol import Claim, answers, claims, together
 from measures.tables import METHOD, RANGES
 from studies.settings import load_params
 
@@ -36,6 +36,7 @@ def test_every_claim_names_a_measure_with_a_range_and_bounds_that_there_are(sect
     for claim in asked.values():
         assert math.isfinite(claim.at_least) and (claim.at_least == 0 or claim.smallest == 0)
         assert claim.by or claim.more
+        assert len(claim.claim) <= 90  # one line of a figure, beside the verdict
 
 
 def test_claims_of_a_control_are_asked_of_every_kind_and_speak_of_it():
@@ -109,3 +110,12 @@ def test_an_answer_names_the_claims_of_each_verdict_or_counts_them():
     ]  # fmt: skip
     assert "- **Holds:** 9 of 9 claims." in answer({str(number): row(f"claim {number}", 1) for number in range(9)})
     assert answer({}).endswith("Nothing was asked.")
+
+
+def test_claims_that_were_asked_later_take_nothing_from_those_before_them():
+    rows = {name: decide(name, name, gain(0.06, 0.03), 0) for name in ("a", "b")}
+    first, later = Claim("a", "x", "ours"), Claim("b", "x", "ours", asked="later")
+    alone = settled({"a": rows["a"]})["a"]
+    assert together(rows, {"a": first, "b": first})["a"]["p"] == pytest.approx(2 * alone["p"], rel=0.1)
+    assert list(together(rows, {"b": later, "a": first})) == ["a", "b"]
+    assert together(rows, {"a": first, "b": later})["a"] == alone
