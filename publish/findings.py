@@ -5,11 +5,12 @@ from collections import Counter
 from measures.evidence import VERDICTS, expected
 
 CHECKS = "01_method"  # what it asks cannot come out otherwise if the code is right: counted apart
-NAMED = (  # does it edit, what does tuning buy, what does ST-Attn, is it better
+NAMED = (  # does it edit, what does tuning buy, what does ST-Attn, is it better, where does it fail
     ("02_results", "edit_success"),
     ("03_ablation", "no_tuning"),
     ("03_ablation", "own_frame_attention"),
     ("04_baselines", "plug_and_play_motion"),
+    ("05_multi_object", "identity_error_tuned"),
 )
 PAPERS = (  # what the paper itself claims, a row each in the README
     ("02_results", "edit_success"),
