@@ -185,7 +185,8 @@ unit = {"things": "beyond the judge's own, per thing more", "hidden": "beyond th
 rows = {key: claim.row(slopes.get((claim.measure, claim.by)), unit[claim.by]) for key, claim in slope.items()}
 
 # %%
-tables = {f"{of['clip'].nunique()} clips": of[of["things"] > 1] for of in (table, scores)}
+crowded = [of[of["things"] > 1] for of in (table, scores)]
+tables = {f"{of['clip'].nunique()} clips of several things": of for of in crowded}
 rows = together(rows | answers(paired, tables), asked)
 
 # %%
