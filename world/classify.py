@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from world.fit import autocast
+from world.judge import FRESH
 from world.pool import Pool
 from world.scenes import (
     BARE,
@@ -26,14 +27,13 @@ from world.scenes import (
 from world.text import Texts
 from world.unet import encode, scheduler
 
-LAYOUTS = range(2000, 2016)  # of the places, which no model is trained on
 TIMES = 450, 600, 750  # where an object takes shape
 SEED = 123
 
 
 def plain(rng: np.random.Generator, count: int) -> Scenes:
     """Pictures of one thing, whole, upright and of middling size, of which nothing but object and place is said."""
-    drawn = random_scenes(rng, count, layouts=LAYOUTS)
+    drawn = random_scenes(rng, count, layouts=FRESH)
     pose = np.zeros_like(drawn.pose)
     pose[:, 0, :4] = np.stack(
         [
@@ -56,7 +56,7 @@ def right(folder: Path, device: torch.device, count: int = 144) -> dict[str, flo
     folder: of a published pipeline.
     """
     model = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).to(device).eval()
-    pool = Pool(count, SEED, device, layouts=LAYOUTS, draw=plain)
+    pool = Pool(count, SEED, device, layouts=FRESH, draw=plain)
     latents, texts, known = encode(pool, folder, SEED).float(), Texts(folder, device), names(seen=True)
     scenes, generator = pool.scenes, torch.Generator(device).manual_seed(SEED)
     truth = torch.tensor([known.index(drawings()[number][0]) for number in scenes.drawing[:, 0]], device=device)
@@ -64,18 +64,19 @@ def right(folder: Path, device: torch.device, count: int = 144) -> dict[str, flo
         (list(STYLES)[style], list(PLACES)[place]) for style, place in zip(scenes.style, scenes.place, strict=True)
     ]
     asked = [texts.states([describe(style, [Thing(name)], place) for style, place in where]) for name in known]
-    found, total = {}, torch.zeros(count, len(known), device=device)
+    noising, found, total = scheduler(), {}, torch.zeros(count, len(known), device=device)
     for time in TIMES:
         noise = torch.randn(latents.shape, generator=generator, device=device)
         times = torch.full((count,), time, device=device)
-        noisy, target = scheduler().add_noise(latents, noise, times), scheduler().get_velocity(latents, noise, times)
+        noisy, target = noising.add_noise(latents, noise, times), noising.get_velocity(latents, noise, times)
         errors = []
         for text in asked:
             with autocast(device):
                 predicted = model(noisy, times, text).sample
             errors.append((predicted.float() - target).square().mean((1, 2, 3)))
-        total += torch.stack(errors, 1)
-        found[f"at time {time}"] = _share(torch.stack(errors, 1), truth)
+        of_time = torch.stack(errors, 1)
+        total += of_time
+        found[f"at time {time}"] = _share(of_time, truth)
     return found | {"together": _share(total, truth)}
 
 

@@ -33,11 +33,9 @@ def main() -> None:
 
         clips.main()
     elif options.stage == "classify":
-        import torch
-
         from world.classify import right
 
-        print(json.dumps(right(options.models, torch.device("cuda" if torch.cuda.is_available() else "cpu"))))
+        print(json.dumps(right(options.models, _device())))
     elif options.stage == "missing":
         train_missing(options.models, options.preset, options.seconds)
     else:
@@ -59,13 +57,10 @@ def train_missing(folder: Path, preset: str | None, seconds: float | None) -> No
 
 def train(stage: str, folder: Path, preset: str | None, stop_after: float, seconds: float | None) -> None:
     """Train one model, on a GPU if there is one, and note what its weights have seen."""
-    import torch
-
     from world import fit
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder.mkdir(parents=True, exist_ok=True)
-    chosen, how = settings(stage, folder, preset), (folder, device, stop_after, seconds)
+    chosen, how = settings(stage, folder, preset), (folder, _device(), stop_after, seconds)
     module = import_module(f"world.{MODULES.get(stage, stage)}")
     if stage in MODULES:
         module.train(stage, chosen, *how)
@@ -83,3 +78,10 @@ def settings(stage: str, folder: Path, preset: str | None = None) -> dict:
     if chosen.get("warm"):
         chosen["before"] = json.loads((folder / FOLDERS[stage] / "training.json").read_text())
     return chosen
+
+
+def _device():
+    """A GPU if there is one."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
