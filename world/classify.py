@@ -13,17 +13,7 @@ from diffusers import UNet2DConditionModel
 from world.fit import autocast
 from world.judge import FRESH
 from world.pool import Pool
-from world.scenes import (
-    BARE,
-    PLACES,
-    STYLES,
-    Scenes,
-    Thing,
-    describe,
-    drawings,
-    names,
-    random_scenes,
-)
+from world.scenes import PLACES, STYLES, Scenes, Thing, describe, drawings, names, plain
 from world.text import Texts
 from world.unet import encode, scheduler
 
@@ -31,22 +21,10 @@ TIMES = 450, 600, 750  # where an object takes shape
 SEED = 123
 
 
-def plain(rng: np.random.Generator, count: int) -> Scenes:
-    """Pictures of one thing, whole, upright and of middling size, of which nothing but object and place is said."""
-    drawn = random_scenes(rng, count, layouts=FRESH)
-    pose = np.zeros_like(drawn.pose)
-    pose[:, 0, :4] = np.stack(
-        [
-            rng.uniform(0.35, 0.65, count),
-            rng.uniform(0.45, 0.65, count),
-            rng.uniform(0.5, 0.85, count),
-            rng.normal(0, 6, count),
-        ],
-        1,
-    )
-    one, none = np.ones(count, int), np.full(count, BARE)
-    bare, unsaid = np.full_like(drawn.wears, BARE), np.zeros_like(drawn.says)
-    return drawn.with_(pose=pose, count=one, front=none, motion=none, wears=bare, says=unsaid)
+def unsaid(rng: np.random.Generator, count: int) -> Scenes:
+    """Plain pictures of layouts never seen, of which nothing but object and place is said."""
+    scenes = plain(rng, count, FRESH)
+    return scenes.with_(says=np.zeros_like(scenes.says))
 
 
 @torch.no_grad()
@@ -56,7 +34,7 @@ def right(folder: Path, device: torch.device, count: int = 144) -> dict[str, flo
     folder: of a published pipeline.
     """
     model = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).to(device).eval()
-    pool = Pool(count, SEED, device, layouts=FRESH, draw=plain)
+    pool = Pool(count, SEED, device, layouts=FRESH, draw=unsaid)
     latents, texts, known = encode(pool, folder, SEED).float(), Texts(folder, device), names(seen=True)
     scenes, generator = pool.scenes, torch.Generator(device).manual_seed(SEED)
     truth = torch.tensor([known.index(drawings()[number][0]) for number in scenes.drawing[:, 0]], device=device)

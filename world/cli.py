@@ -17,7 +17,7 @@ MODULES = {"text": "contrastive", "clip": "contrastive", "edges": "control", "ma
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(prog="python -m world", description=__doc__)
-    parser.add_argument("stage", choices=["sprites", "clips", "missing", "classify", *FOLDERS])
+    parser.add_argument("stage", choices=["sprites", "clips", "missing", "classify", "gates", *FOLDERS])
     parser.add_argument("--art", type=Path, help="sprites: folder with the unpacked art packages")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the published weights")
     parser.add_argument("--preset", choices=["cpu", "gpu"], help="instead of that of world/params.yaml")
@@ -36,6 +36,10 @@ def main() -> None:
         from world.classify import right
 
         print(json.dumps(right(options.models, _device())))
+    elif options.stage == "gates":
+        from world import gates
+
+        print(gates.markdown(gates.main(options.models, _device())), end="")
     elif options.stage == "missing":
         train_missing(options.models, options.preset, options.seconds)
     else:

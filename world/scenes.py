@@ -260,6 +260,16 @@ def random_scenes(
     )
 
 
+def plain(rng: np.random.Generator, n: int, layouts: range = TRAINING) -> Scenes:
+    """Random pictures of one thing that stands whole, upright and of middling size, wears nothing and does nothing."""
+    drawn = random_scenes(rng, n, layouts=layouts)
+    pose = np.zeros_like(drawn.pose)
+    x, y, side = rng.uniform(0.35, 0.65, n), rng.uniform(0.45, 0.65, n), rng.uniform(0.5, 0.85, n)
+    pose[:, 0, :4] = np.stack([x, y, side, rng.normal(0, 6, n)], 1)
+    one, none, bare = np.ones(n, int), np.full(n, BARE), np.full_like(drawn.wears, BARE)
+    return drawn.with_(pose=pose, count=one, front=none, motion=none, wears=bare)
+
+
 def random_light(rng: np.random.Generator, n: int) -> np.ndarray:
     """Bright or dim, warm or cold: n 3."""
     warm = rng.normal(0, 0.05, (n, 1)) * [1, 0, -1]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.world.test_control import tiny_models
-from world.classify import plain, right
+from world.classify import right, unsaid
 from world.judge import FRESH
 from world.pool import Pool
 from world.scenes import BARE
@@ -15,7 +15,7 @@ MODELS, CPU = Path("world/models"), torch.device("cpu")
 
 
 def test_the_pictures_show_one_whole_thing_and_their_captions_name_nothing_else():
-    pool = Pool(64, 3, CPU, layouts=FRESH, draw=plain)
+    pool = Pool(64, 3, CPU, layouts=FRESH, draw=unsaid)
     assert (pool.scenes.count == 1).all() and (pool.scenes.front == BARE).all() and (pool.scenes.wears == BARE).all()
     assert pool.share[:, 0].min() > 0.9
     assert all(len(caption.split(" of ")[1].split()) <= 5 for caption in pool.scenes.captions())

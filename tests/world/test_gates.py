@@ -1,0 +1,127 @@
+"""The gates: what has to hold before a tuned model is looked at."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tav.clip import write_clip
+from tav.errors import InputError
+from tests.world.test_control import tiny_models
+from world import gates, judge
+from world.scenes import objects, objects_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Small random models, a judge among them."""
+    folder = tiny_models(tmp_path_factory.mktemp("models"))
+    torch.manual_seed(0)
+    for name, part in judge.build().items():
+        part.half().save_pretrained(folder / "judge" / name)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder for what is written."""
+    monkeypatch.setattr(gates, "HERE", tmp_path)
+    (tmp_path / "reports").mkdir()
+    return tmp_path
+
+
+def test_a_gate_holds_within_its_bounds_and_not_without_a_model():
+    bounds = {"low": 0.9, "high": 1.1}
+    for measured, holds in (
+        (0.89, False),
+        (0.9, True),
+        (1.1, True),
+        (1.2, False),
+        (None, False),
+        (float("nan"), False),
+    ):
+        assert gates.Gate("noise", "0.9 to 1.1", "", measured, **bounds).holds is holds
+
+
+def test_without_models_every_gate_is_open_and_with_perfect_ones_every_gate_holds():
+    assert {gate.measured for gate in gates.table({})} == {None}
+    controls = {stage: {"centre_px": 1, "iou": 0.9} for stage in gates.control.FOLDERS}
+    perfect = {
+        "open": {"drawing": 1, "colour": 1, "facing": 1},
+        "room": {"source": 0.02, "edited": 0.4},
+        "judge": dict.fromkeys(("object", "drawing", "style", "place", "facing"), 99) | {"hue": 3, "centre": 0.5},
+        "vae": {"seen": 31, "unseen": 30},
+        "inversion": {"deviation mean": 1, "high mean": 1, "psnr mean": 30},
+        "samples": {"object": 98, "style": 99, "place": 99},
+        "control": {"none": {"centre_px": 9}, **controls},
+    }
+    assert all(gate.holds for gate in gates.table(perfect))
+    assert not all(gate.holds for gate in gates.table(perfect | {"room": {"source": 0.2, "edited": 0.4}}))
+    rows = gates.markdown(gates.table({"vae": {"seen": 29.5, "unseen": 29.5}})).splitlines()
+    assert "| VAE, fresh pictures | 30 dB | 29.5 dB | no |" in rows
+    assert "| VAE, objects never seen | 29 dB | 29.5 dB | yes |" in rows
+    assert sum("no model yet" in row for row in rows) == len(rows) - 4
+
+
+def test_how_far_readings_differ_is_the_chance_that_two_of_them_do():
+    assert gates.differing(["a"] * 5) == 0
+    assert gates.differing(list("abcde")) == 1
+    assert gates.differing(["a", "a", "b", "b"]) == pytest.approx(2 / 3)
+
+
+def test_decibels_of_a_known_difference():
+    one = torch.zeros(2, 3, 4, 4)
+    other = torch.stack([one[0] + 0.1, one[1] + 1])
+    assert gates.decibels(one, other).tolist() == pytest.approx([20, 0], abs=1e-4)
+
+
+def test_pictures_of_one_caption_differ_in_what_it_leaves_open_alone():
+    scenes = gates._alike("dog", "3d", "snow", np.random.default_rng(0), 32)
+    assert {list(objects())[number] for number in objects_of(scenes.drawing[:, 0])} == {"dog"}
+    assert len(set(zip(scenes.style, scenes.place, scenes.count, strict=True))) == 1
+    assert all(len(set(part)) > 1 for part in (scenes.drawing[:, 0], scenes.colour[:, 0], scenes.facing[:, 0]))
+
+
+def test_clips_that_are_not_drawn_are_said_to_be_missing(monkeypatch, tmp_path):
+    (tmp_path / "development.yaml").write_text("clips: {dog: {source: {path: nowhere.mp4}}}")
+    monkeypatch.setattr(gates, "DATA", tmp_path)
+    with pytest.raises(InputError, match="python -m world clips"):
+        gates.development()
+
+
+@torch.no_grad()
+def test_what_an_untuned_model_does_to_clips_is_measured(models, monkeypatch, tmp_path, here):
+    write_clip(tmp_path / "clip.mp4", torch.rand(16, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
+    facts = {"source": {"path": str(tmp_path / "clip.mp4"), "start": 0, "stride": 2}}
+    monkeypatch.setattr(gates, "development", lambda: [("clip", facts)])
+    monkeypatch.setattr(gates, "STEPS", 2)
+    found = gates.inversion(models, CPU)
+    assert found["deviation min"] <= found["deviation mean"] <= found["deviation max"]
+    assert found["high mean"] > 0 and found["psnr min"] == found["psnr max"]
+
+
+@torch.no_grad()
+def test_samples_are_read_and_shown_and_their_figures_reach_the_table(models, monkeypatch, here):
+    monkeypatch.setattr(gates, "STEPS", 2)
+    monkeypatch.setattr(gates, "OPEN", 4)
+    reader = gates.Judge.load(models / "judge", CPU)
+    shares = gates.samples(models, reader, CPU, count=6)
+    assert list(shares) == ["object", "style", "place", "all"] and all(0 <= share <= 100 for share in shares.values())
+    assert (here / "reports" / "samples.png").stat().st_size > 0
+    assert shares["all"] <= min(shares.values())
+
+
+def test_every_figure_is_written_and_the_readme_keeps_the_rest(models, monkeypatch, here):
+    (here / "README.md").write_text("before\n<!-- gates -->\nformer\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(gates, "autoencoder", lambda *_: {"seen": 31.0, "unseen": 28.0})
+    for part in ("inversion", "samples", "openness", "room"):
+        monkeypatch.setattr(gates, part, lambda *_: {})
+    monkeypatch.setattr(gates.judge, "measure", lambda *_: {"drawn": {"style": 97.0}})
+    gates.main(models, CPU)
+    assert json.loads((here / "reports" / "gates.json").read_text())["vae"] == {"seen": 31.0, "unseen": 28.0}
+    text = (here / "README.md").read_text()
+    assert text.startswith("before\n<!-- gates -->\n| gate |") and text.endswith("<!-- end -->\nafter\n")
+    assert "| judge on drawn pictures: style | 95 % | 97 % | yes |" in text and "former" not in text

@@ -1,0 +1,273 @@
+"""What the world must be able to show before a tuned model is looked at: `python -m world gates` writes world/reports.
+
+All from the untuned models and drawn clips. A gate whose model is not there yet is open, and so does not hold.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
+from ruamel.yaml import YAML
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from tav import load_pipeline, read_clip
+from tav.errors import InputError
+from tav.pipeline import TuneAVideoPipeline
+from world import control, judge
+from world.clips import DATA
+from world.judge import FRESH
+from world.pool import Pool
+from world.reading import Judge
+from world.scenes import PLACES, STYLES, Scenes, Thing, describe, names, objects, plain, random_scenes
+from world.truth import identity_stability, read_truth
+
+HERE = Path("world")
+SEED, STEPS, GUIDANCE = 7331, 25, 3.0
+FRAMES, STRIDE = 8, 2  # of a clip, as the lists of clips have them
+OPEN = 64  # samples of one caption
+AT_ONCE = 25  # pictures sampled together
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What has to hold: `low` <= measured <= `high`; `measured` is None while a model is missing."""
+
+    about: str
+    needs: str  # the bound, in words
+    unit: str
+    measured: float | None
+    low: float = -np.inf
+    high: float = np.inf
+
+    @property
+    def holds(self) -> bool:
+        return self.measured is not None and self.low <= self.measured <= self.high
+
+
+def main(models: Path, device: torch.device) -> list[Gate]:
+    """Measure what there are models for; write reports/gates.json, sheets, and the table in README.md."""
+    (HERE / "reports").mkdir(exist_ok=True)
+    found: dict[str, dict] = {"vae": autoencoder(models, device)}
+    if (models / "unet").exists():
+        found["inversion"] = inversion(models, device)
+    if (models / "judge").exists():
+        found["judge"] = judge.measure(models, device)["drawn"]
+    if (models / "unet").exists() and (models / "judge").exists():
+        reader = Judge.load(models / "judge", device)
+        found |= {"samples": samples(models, reader, device), "open": openness(models, reader, device)}
+        found["room"] = room(models, reader, device)
+        if all((models / folder).exists() for folder in control.FOLDERS.values()):
+            found["control"] = control.measure(models, device, reader)
+    (HERE / "reports" / "gates.json").write_text(json.dumps(found, indent=2) + "\n")
+    gates, readme = table(found), HERE / "README.md"
+    marked = re.compile(r"(<!-- gates -->\n).*(<!-- end -->)", re.S)
+    readme.write_text(marked.sub(lambda match: match[1] + markdown(gates) + match[2], readme.read_text()))
+    return gates
+
+
+@torch.no_grad()
+def autoencoder(models: Path, device: torch.device, count: int = 256) -> dict:
+    """Mean PSNR in dB of fresh pictures with grain, layouts never seen: of objects seen in training and of others."""
+    vae = AutoencoderKL.from_pretrained(models / "vae", torch_dtype=torch.float32).to(device)
+    figures, sheet = {}, []
+    for number, (name, seen) in enumerate((("seen", True), ("unseen", False))):
+        pool = Pool(count, SEED + number, device, among=names(seen), layouts=FRESH)
+        real = pool.take(np.arange(count), torch.Generator(device).manual_seed(SEED))
+        parts = [vae.decode(vae.encode(part * 2 - 1).latent_dist.mode()).sample for part in real.split(32)]
+        again = (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
+        figures[name] = round(float(decibels(real, again).mean()), 2)
+        sheet += [real[:12], again[:12]]
+    _save(torch.cat(sheet), 12, HERE / "reports" / "vae.png")
+    return figures
+
+
+def decibels(one: Tensor, other: Tensor) -> Tensor:
+    """PSNR of each of n pictures in [0, 1] against its other: n."""
+    return -10 * (one - other).square().mean((1, 2, 3)).log10()
+
+
+def development() -> list[tuple[str, dict]]:
+    """Names and facts of the development clips; their videos have to be there."""
+    listed = YAML(typ="safe").load(DATA / "development.yaml")["clips"]
+    if any(not Path(facts["source"]["path"]).exists() for facts in listed.values()):
+        raise InputError("the development clips are not drawn yet: run python -m world clips")
+    return list(listed.items())
+
+
+def per_frame(models: Path, device: torch.device) -> TuneAVideoPipeline:
+    """The untuned image model, which sees every frame of a clip by itself."""
+    pipe = load_pipeline(models, FRAMES, norm="frame", attention="own", temporal=False).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def inversion(models: Path, device: torch.device) -> dict:
+    """The development clips inverted in 25 steps and sampled back, without guidance or caption.
+
+    deviation: of the noise of every frame, the mean over clips and frames, and the least and greatest of a frame; high:
+    of what is left of it when each latent's 3 x 3 neighbourhood is taken away, over the same of random noise; psnr: in
+    dB of the frames sampled back, the mean and the least of a clip.
+    """
+    pipe, deviation, high, psnr = per_frame(models, device), [], [], []
+    for _name, facts in development():
+        clip = read_clip(**facts["source"], num_frames=FRAMES, size=64)
+        noise = pipe.invert(pipe.encode_clip(clip.to(device)), STEPS)
+        back = pipe("", latents=noise, num_inference_steps=STEPS, guidance_scale=1.0, output_type="pt").frames[0]
+        random = torch.randn(noise.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+        deviation.append(noise.std((1, 2, 3)))
+        high.append(_sharp(noise).std((1, 2, 3)) / _sharp(random).std())
+        psnr.append(decibels(clip / 2 + 0.5, back.cpu()).mean())
+    deviation, high, psnr = torch.stack(deviation).cpu(), torch.stack(high).cpu(), torch.stack(psnr)
+    spread = {f"{name} {end}": float(getattr(values, end)())
+              for name, values in (("deviation", deviation), ("high", high), ("psnr", psnr))
+              for end in ("mean", "min", "max")}  # fmt: skip
+    return {name: round(value, 3) for name, value in spread.items()}
+
+
+def _sharp(latents: Tensor) -> Tensor:
+    return latents - avg_pool2d(latents, 3, 1, 1, count_include_pad=False)
+
+
+class Sampler:
+    """The stock pipeline on captions, twenty-five at a time."""
+
+    def __init__(self, models: Path, device: torch.device) -> None:
+        self.pipe = StableDiffusionPipeline.from_pretrained(models, torch_dtype=torch.float32).to(device)
+        self.pipe.set_progress_bar_config(disable=True)
+
+    def __call__(self, captions: list[str], seed: int) -> Tensor:
+        """A picture of each, n 3 64 64 in [0, 1]."""
+        drawn = []
+        for start in range(0, len(captions), AT_ONCE):
+            part = captions[start : start + AT_ONCE]
+            generators = [torch.Generator().manual_seed(seed + start + number) for number in range(len(part))]
+            options = dict(num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="np")
+            drawn.append(torch.from_numpy(self.pipe(part, **options).images).permute(0, 3, 1, 2))
+        return torch.cat(drawn)
+
+
+def samples(models: Path, reader: Judge, device: torch.device, count: int = 500) -> dict:
+    """Per cent of samples at guidance 3 whose object, style and place, and all three, the judge reads as asked."""
+    rng = np.random.default_rng(SEED)
+    asked = [tuple(str(rng.choice(part)) for part in (names(True), list(STYLES), list(PLACES))) for _ in range(count)]
+    captions = [describe(style, [Thing(thing)], place) for thing, style, place in asked]
+    drawn = Sampler(models, device)(captions, SEED)
+    _save(drawn[:100], 10, HERE / "reports" / "samples.png")
+    read = reader.read(drawn).names
+    right = np.array(asked) == np.array([read[question] for question in ("object", "style", "place")]).T
+    shares = dict(zip(("object", "style", "place"), right.mean(0), strict=True), all=right.all(1).mean())
+    return {name: round(100 * float(share), 1) for name, share in shares.items()}
+
+
+def openness(models: Path, reader: Judge, device: torch.device, captions: int = 4) -> dict:
+    """How far samples of one caption differ in drawing, colour and facing, over how far drawn pictures do.
+
+    That is the chance that two differ, as the judge reads them; means over captions of different objects.
+    """
+    rng, ratios, sampler = np.random.default_rng(SEED), [], Sampler(models, device)
+    chosen = rng.choice([name for name in names(True) if len(objects()[name].drawings) > 1], captions, replace=False)
+    for number, name in enumerate(chosen):
+        style, place = str(rng.choice(list(STYLES))), str(rng.choice(list(PLACES)))
+        made = reader.read(sampler([describe(style, [Thing(str(name))], place)] * OPEN, SEED + 1000 * number))
+        pool = Pool(OPEN, SEED + number, device, layouts=FRESH, draw=partial(_alike, str(name), style, place))
+        drawn = reader.read(pool.take(np.arange(OPEN), torch.Generator(device).manual_seed(SEED)).cpu())
+        ratios.append([differing(made.names[q]) / differing(drawn.names[q]) for q in ("drawing", "colour", "facing")])
+    return dict(zip(("drawing", "colour", "facing"), np.mean(ratios, 0).round(3).tolist(), strict=True))
+
+
+def _alike(name: str, style: str, place: str, rng: np.random.Generator, n: int) -> Scenes:
+    """Plain pictures of one caption."""
+    drawn, same = plain(rng, n, FRESH), random_scenes(rng, n, [name], FRESH)
+    own = {what: getattr(same, what) for what in ("drawing", "colour", "paint", "facing")}
+    where = {"style": np.full(n, list(STYLES).index(style)), "place": np.full(n, list(PLACES).index(place))}
+    return drawn.with_(**own, **where)
+
+
+def differing(read: list[str]) -> float:
+    """The chance that two of these, taken at random, are not the same: 0 to 1."""
+    counts = np.unique(read, return_counts=True)[1]
+    return 1 - float((counts * (counts - 1)).sum()) / (len(read) * (len(read) - 1))
+
+
+def room(models: Path, reader: Judge, device: torch.device) -> dict:
+    """How often two frames of a clip differ in drawing or colour: of the development clips, and of their edits made
+    frame by frame by the untuned model."""
+    pipe, source, edited = per_frame(models, device), [], []
+    for _name, facts in development():
+        clip = read_clip(**facts["source"], num_frames=FRAMES, size=64)
+        truth = read_truth(facts["source"]["path"], FRAMES, 64, facts["source"]["start"], facts["source"]["stride"])
+        noise = pipe.invert(pipe.encode_clip(clip.to(device)), STEPS)
+        options = dict(latents=noise, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="pt")
+        source.append(1 - identity_stability(reader.read(clip / 2 + 0.5), truth))
+        edited += [1 - identity_stability(reader.read(frames.cpu()), truth)
+                   for frames in pipe(list(facts["edits"].values()), **options).frames]  # fmt: skip
+    return {"source": round(float(np.nanmean(source)), 4), "edited": round(float(np.nanmean(edited)), 4)}
+
+
+def table(found: dict) -> list[Gate]:
+    """Every gate with what was found for it."""
+
+    def gate(about: str, needs: str, unit: str, figure: Callable[[], float], low=-np.inf, high=np.inf) -> Gate:
+        try:
+            measured = figure()
+        except KeyError:
+            measured = None
+        return Gate(about, needs, unit, measured, low, high)
+
+    gates = [
+        gate(f"open: {what} of 64 samples of a caption, over drawn pictures'", "0.5", "",
+             lambda what=what: found["open"][what], 0.5)
+        for what in ("drawing", "colour", "facing")
+    ]  # fmt: skip
+    gates.append(gate("room: frames edited one by one differ, over the source's", "3", "",
+                      lambda: found["room"]["edited"] / max(found["room"]["source"], 1e-3), 3))  # fmt: skip
+    for question in ("object", "drawing", "style", "place", "facing"):
+        gates.append(gate(f"judge on drawn pictures: {question}", "95 %", " %",
+                          lambda question=question: found["judge"][question], 95))  # fmt: skip
+    gates += [
+        gate("judge on drawn pictures: colour, error of its hue", "10 degrees", " degrees",
+             lambda: found["judge"]["hue"], high=10),
+        gate("judge on drawn pictures: error of the centre", "1.5 % of the side", " %",
+             lambda: found["judge"]["centre"], high=1.5),
+        gate("VAE, fresh pictures", "30 dB", " dB", lambda: found["vae"]["seen"], 30),
+        gate("VAE, objects never seen", "29 dB", " dB", lambda: found["vae"]["unseen"], 29),
+        gate("inverted noise: deviation", "0.9 to 1.1", "", lambda: found["inversion"]["deviation mean"], 0.9, 1.1),
+        gate("inverted noise: its high frequencies, over random noise's", "0.9 to 1.1", "",
+             lambda: found["inversion"]["high mean"], 0.9, 1.1),
+        gate("drawn clips, inverted and sampled back", "27 dB", " dB", lambda: found["inversion"]["psnr mean"], 27),
+    ]  # fmt: skip
+    for question in ("object", "style", "place"):
+        gates.append(gate(f"500 samples at guidance 3: {question}, by the judge", "95 %", " %",
+                          lambda question=question: found["samples"][question], 95))  # fmt: skip
+    for stage in control.FOLDERS:
+        gates += [
+            gate(f"{stage}: error of the centre, over that without", "a third", "",
+                 lambda stage=stage: found["control"][stage]["centre_px"] / found["control"]["none"]["centre_px"],
+                 high=1 / 3),
+            gate(f"{stage}: overlap of the masks", "0.7", "", lambda stage=stage: found["control"][stage]["iou"], 0.7),
+        ]  # fmt: skip
+    return gates
+
+
+def markdown(gates: list[Gate]) -> str:
+    """The gates as a table."""
+    rows = ["| gate | at least | measured | holds |", "|---|---|---|---|"]
+    for gate in gates:
+        measured = "no model yet" if gate.measured is None else f"{gate.measured:.4g}{gate.unit}"
+        rows.append(f"| {gate.about} | {gate.needs} | {measured} | {'yes' if gate.holds else 'no'} |")
+    return "\n".join(rows) + "\n"
+
+
+def _save(pictures: Tensor, columns: int, path: Path) -> None:
+    """Pictures n 3 h w in [0, 1] as one PNG."""
+    arrays = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    rows = [np.concatenate(arrays[start : start + columns], 1) for start in range(0, len(arrays), columns)]
+    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
