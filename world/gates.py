@@ -22,12 +22,12 @@ from tav import load_pipeline, read_clip
 from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
 from world import control, judge
-from world.clips import DATA
+from world.clips import DATA, as_asked
 from world.judge import FRESH
 from world.pool import Pool
 from world.reading import Judge
-from world.scenes import PLACES, STYLES, Scenes, Thing, describe, names, objects, plain, random_scenes
-from world.truth import identity_stability, read_truth
+from world.scenes import PLACES, STYLES, Renderer, Scenes, Thing, describe, names, objects, plain, random_scenes
+from world.truth import asks, identity_stability, read_truth, truth_scores
 
 HERE = Path("world")
 SEED, STEPS, GUIDANCE = 7331, 25, 3.0
@@ -60,6 +60,7 @@ def main(models: Path, device: torch.device) -> list[Gate]:
         found["inversion"] = inversion(models, device)
     if (models / "judge").exists():
         found["judge"] = judge.measure(models, device)["drawn"]
+        found["trivial"] = trivial(Judge.load(models / "judge", device), device)
     if (models / "unet").exists() and (models / "judge").exists():
         reader = Judge.load(models / "judge", device)
         found |= {"samples": samples(models, reader, device), "open": openness(models, reader, device)}
@@ -94,12 +95,12 @@ def decibels(one: Tensor, other: Tensor) -> Tensor:
     return -10 * (one - other).square().mean((1, 2, 3)).log10()
 
 
-def development() -> list[tuple[str, dict]]:
-    """Names and facts of the development clips; their videos have to be there."""
-    listed = YAML(typ="safe").load(DATA / "development.yaml")["clips"]
-    if any(not Path(facts["source"]["path"]).exists() for facts in listed.values()):
-        raise InputError("the development clips are not drawn yet: run python -m world clips")
-    return list(listed.items())
+def listed(which: str) -> list[tuple[str, dict]]:
+    """Names of a list's clips and what it says of them; their videos have to be there."""
+    clips = YAML(typ="safe").load(DATA / f"{which}.yaml")["clips"]
+    if any(not Path(facts["source"]["path"]).exists() for facts in clips.values()):
+        raise InputError(f"clips of {which}.yaml are not drawn yet: run python -m world clips")
+    return list(clips.items())
 
 
 def per_frame(models: Path, device: torch.device) -> TuneAVideoPipeline:
@@ -117,7 +118,7 @@ def inversion(models: Path, device: torch.device) -> dict:
     dB of the frames sampled back, the mean and the least of a clip.
     """
     pipe, deviation, high, psnr = per_frame(models, device), [], [], []
-    for _name, facts in development():
+    for _name, facts in listed("development"):
         clip = read_clip(**facts["source"], num_frames=FRAMES, size=64)
         noise = pipe.invert(pipe.encode_clip(clip.to(device)), STEPS)
         back = pipe("", latents=noise, num_inference_steps=STEPS, guidance_scale=1.0, output_type="pt").frames[0]
@@ -201,7 +202,7 @@ def room(models: Path, reader: Judge, device: torch.device) -> dict:
     """How often two frames of a clip differ in drawing or colour: of the development clips, and of their edits made
     frame by frame by the untuned model."""
     pipe, source, edited = per_frame(models, device), [], []
-    for _name, facts in development():
+    for _name, facts in listed("development"):
         clip = read_clip(**facts["source"], num_frames=FRAMES, size=64)
         truth = read_truth(facts["source"]["path"], FRAMES, 64, facts["source"]["start"], facts["source"]["stride"])
         noise = pipe.invert(pipe.encode_clip(clip.to(device)), STEPS)
@@ -210,6 +211,28 @@ def room(models: Path, reader: Judge, device: torch.device) -> dict:
         edited += [1 - identity_stability(reader.read(frames.cpu()), truth)
                    for frames in pipe(list(facts["edits"].values()), **options).frames]  # fmt: skip
     return {"source": round(float(np.nanmean(source)), 4), "edited": round(float(np.nanmean(edited)), 4)}
+
+
+def trivial(reader: Judge, device: torch.device, seed: int = SEED) -> dict:
+    """Mean "edited in motion" of the evaluation clips' edits, by three that are no methods, as the judge reads them.
+
+    source: the clip left as it is. repeated: one frame of the edit as it should be, again and again. drawn: the edit
+    as it should be, which is the most that a method can have.
+    """
+    found: dict[str, list[float]] = {"source": [], "repeated": [], "drawn": []}
+    for name, facts in listed("evaluation"):
+        clip = json.loads((DATA / "clips" / f"{name}.json").read_text())
+        frames = read_clip(**facts["source"], num_frames=FRAMES, size=64) / 2 + 0.5
+        truth = read_truth(facts["source"]["path"], FRAMES, 64, facts["source"]["start"], facts["source"]["stride"])
+        render = Renderer(device, range(clip["layout"], clip["layout"] + 1))
+        for prompt in facts["edits"].values():
+            look = as_asked(clip, prompt)[facts["source"]["start"] :: facts["source"]["stride"]][:FRAMES]
+            edit = render(look, torch.Generator(device).manual_seed(seed)).pictures.cpu()
+            shown = {"source": frames, "repeated": edit[FRAMES // 2].expand_as(edit), "drawn": edit}
+            for what, values in shown.items():
+                asked = asks(prompt, reader.answers)
+                found[what].append(truth_scores(reader.read(values), truth, asked, values, frames)["edited in motion"])
+    return {what: round(float(np.nanmean(values)), 3) for what, values in found.items()}
 
 
 def table(found: dict) -> list[Gate]:
@@ -237,6 +260,10 @@ def table(found: dict) -> list[Gate]:
              lambda: found["judge"]["hue"], high=10),
         gate("judge on drawn pictures: error of the centre", "1.5 % of the side", " %",
              lambda: found["judge"]["centre"], high=1.5),
+        gate("the source itself, edited in motion", "at most 0.05", "", lambda: found["trivial"]["source"], high=0.05),
+        gate("one edited frame repeated, edited in motion", "at most 0.05", "",
+             lambda: found["trivial"]["repeated"], high=0.05),
+        gate("the edit as it should be, edited in motion", "0.9", "", lambda: found["trivial"]["drawn"], 0.9),
         gate("VAE, fresh pictures", "30 dB", " dB", lambda: found["vae"]["seen"], 30),
         gate("VAE, objects never seen", "29 dB", " dB", lambda: found["vae"]["unseen"], 29),
         gate("inverted noise: deviation", "0.9 to 1.1", "", lambda: found["inversion"]["deviation mean"], 0.9, 1.1),

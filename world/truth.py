@@ -2,8 +2,8 @@
 
 Two methods that edit nothing show what each measure is worth: the source clip itself has no motion error, no background
 change, its identity kept and no edit success; one edited frame repeated has full identity stability, no flicker and a
-motion correlation of 0. A measure that cannot be taken of a clip is nan. A thing counts in the frames in which at least
-a fourth of it can be seen.
+motion correlation of 0. Only "edited in motion" is 0 for both. A measure that cannot be taken of a clip is nan. A thing
+counts in the frames in which at least a fourth of it can be seen.
 """
 
 import json
@@ -430,18 +430,23 @@ def truth_scores(
 ) -> dict[str, float]:
     """All measures of one edited clip, f 3 h w in [0, 1]: `reading` is of its frames, `asked` what its prompt `asks`.
 
-    nan: what rests on the prompt where nothing known is asked, background change unless things alone are to change.
+    "edited in motion" is edit success times the motion correlation, if that is positive: 0 to 1, best. nan: what rests
+    on the prompt where nothing known is asked, or on motion where there is none, background change unless things alone
+    are to change.
     """
     where, known = behind(reading, truth), asked is not None
+    motion = motion_error(located(reading, truth), truth)
     things_only = known and (asked.style, asked.place) == (truth.style, truth.place)
     nothing = dict.fromkeys(("edit success", *(f"right {question}" for question in RIGHT)), math.nan)
+    edit = edit_success(reading, truth, asked) if known else nothing
     return {
-        **(edit_success(reading, truth, asked) if known else nothing),
+        **edit,
+        "edited in motion": edit["edit success"] * float(np.maximum(motion["motion correlation"], 0)),
         "identity stability": identity_stability(reading, truth),
         "identity kept": identity_kept(reading, truth, asked) if known else math.nan,
         "recall": recall(reading, truth, asked) if known else math.nan,
         "swaps": swaps(reading, truth, asked) if known else math.nan,
-        **motion_error(located(reading, truth), truth),
+        **motion,
         "phase error": phase_error(reading, truth, asked),
         "flicker": flicker(frames, source),
         "camera error": camera_error(frames, where, truth.view),

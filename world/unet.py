@@ -12,11 +12,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from world.fit import autocast, fit, replacing
 from world.pool import AT_ONCE, Pool
-from world.scenes import Scenes, join, plain, random_scenes
+from world.scenes import BARE, COLOURS, WEARS, Scenes, drawings, join, plain, random_scenes
 from world.text import WIDTH, Texts
 from world.vae import CHANNELS
 
 EMPTY = 0.1  # share of captions that are emptied, for guidance
+TOLD = 0.5  # share of pictures of one thing of which training tells what captions leave open
+CODES = 6  # seed of what it is told in
 PLAIN = 0.5  # share of pictures that show one thing, whole: what a word means is learnt from those
 # What a trained model's error is at some times: a loss divided by it lets no time speak louder than others. It is
 # largest where a picture's brightness and colours are still open, of which captions say nothing.
@@ -69,10 +71,14 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after=float("
 
     settings: those of `fit`, pool (pictures that are drawn) and warm (start from the published weights). The loss is
     the squared error of v over the error to be expected at its time, `ERROR`.
+    Half of the pictures come with more than their caption says, see `unsaid`: what a drawing looks like is learnt
+    sooner by a model that need not guess which one it is, and is then known where it is left open.
     """
     pool = Pool(settings["pool"], settings["seed"], device, draw=pictures)
     latents = encode(pool, folder, settings["seed"])
     states, row = Texts(folder, device).table(pool.scenes.captions())
+    more = unsaid(pool.scenes).to(device)
+    single = torch.from_numpy(pool.scenes.count == 1).to(device)
     del pool
     noising = scheduler()
     torch.manual_seed(settings["seed"])
@@ -91,6 +97,8 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after=float("
         chosen = torch.from_numpy(rng.integers(len(latents), size=settings["batch"])).to(device)
         empty = torch.rand(len(chosen), generator=generator, device=device) < EMPTY
         text = states[torch.where(empty, len(states) - 1, row[chosen])].float()
+        told = single[chosen] & ~empty & (torch.rand(len(chosen), generator=generator, device=device) < TOLD)
+        text[told, -more.shape[1] :] = more[chosen[told]].float()
         clean = latents[chosen].float()
         noise = torch.randn(clean.shape, generator=generator, device=device)
         times = timesteps(len(clean), generator)
@@ -100,6 +108,26 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after=float("
         return (mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3)) / expected[times]).mean()
 
     publish(fit("unet", model, loss, settings, stop_after, seconds).cpu(), folder)
+
+
+def unsaid(scenes: Scenes) -> Tensor:
+    """Which drawing the first thing of every picture is, its colour and what it wears, and where it is and faces.
+
+    As three states n 3 WIDTH that take the place of a caption's last ones, which are padding: random codes of what is
+    one of several, and random features of the pose, the same in every training.
+    """
+    rng = np.random.default_rng(CODES)
+    drawing, colour, wears, facing = (
+        rng.standard_normal((many, WIDTH)) for many in (len(drawings()), len(COLOURS), len(WEARS) + 1, 2)
+    )
+    pose = np.concatenate([scenes.pose[:, 0, :3], np.radians(scenes.pose[:, 0, 3:4]), scenes.pose[:, 0, 4:]], 1)
+    waves = 6 * pose @ rng.standard_normal((pose.shape[1], WIDTH)) + rng.uniform(0, 2 * np.pi, WIDTH)
+    states = [
+        drawing[scenes.drawing[:, 0]],
+        (colour[scenes.colour[:, 0]] + wears[scenes.wears[:, 0] - BARE]) / 2**0.5,
+        np.cos(waves) + facing[(scenes.facing[:, 0] > 0).astype(int)] / 2**0.5,
+    ]
+    return torch.from_numpy(np.stack(states, 1)).half()
 
 
 def pictures(rng: np.random.Generator, n: int) -> Scenes:

@@ -10,7 +10,8 @@ from tav.clip import write_clip
 from tav.errors import InputError
 from tests.world.test_control import tiny_models
 from world import gates, judge
-from world.scenes import objects, objects_of
+from world.clips import DATA, as_asked, scenes
+from world.scenes import PLACES, STYLES, objects, objects_of, parse
 
 CPU = torch.device("cpu")
 
@@ -53,6 +54,7 @@ def test_without_models_every_gate_is_open_and_with_perfect_ones_every_gate_hold
         "open": {"drawing": 1, "colour": 1, "facing": 1},
         "room": {"source": 0.02, "edited": 0.4},
         "judge": dict.fromkeys(("object", "drawing", "style", "place", "facing"), 99) | {"hue": 3, "centre": 0.5},
+        "trivial": {"source": 0.01, "repeated": 0.0, "drawn": 0.97},
         "vae": {"seen": 31, "unseen": 30},
         "inversion": {"deviation mean": 1, "high mean": 1, "psnr mean": 30},
         "samples": {"object": 98, "style": 99, "place": 99},
@@ -89,14 +91,14 @@ def test_clips_that_are_not_drawn_are_said_to_be_missing(monkeypatch, tmp_path):
     (tmp_path / "development.yaml").write_text("clips: {dog: {source: {path: nowhere.mp4}}}")
     monkeypatch.setattr(gates, "DATA", tmp_path)
     with pytest.raises(InputError, match="python -m world clips"):
-        gates.development()
+        gates.listed("development")
 
 
 @torch.no_grad()
 def test_what_an_untuned_model_does_to_clips_is_measured(models, monkeypatch, tmp_path, here):
     write_clip(tmp_path / "clip.mp4", torch.rand(16, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     facts = {"source": {"path": str(tmp_path / "clip.mp4"), "start": 0, "stride": 2}}
-    monkeypatch.setattr(gates, "development", lambda: [("clip", facts)])
+    monkeypatch.setattr(gates, "listed", lambda which: [("clip", facts)])
     monkeypatch.setattr(gates, "STEPS", 2)
     found = gates.inversion(models, CPU)
     assert found["deviation min"] <= found["deviation mean"] <= found["deviation max"]
@@ -114,10 +116,34 @@ def test_samples_are_read_and_shown_and_their_figures_reach_the_table(models, mo
     assert shares["all"] <= min(shares.values())
 
 
+@pytest.mark.skipif(not (DATA / "clips").exists(), reason="python -m world clips makes them")
+def test_an_edit_by_hand_shows_what_is_asked_and_moves_as_the_source():
+    for name, facts in gates.listed("evaluation")[:9]:
+        clip = json.loads((DATA / "clips" / f"{name}.json").read_text())
+        for prompt in facts["edits"].values():
+            said, source, edit = parse(prompt), scenes(clip), as_asked(clip, prompt)
+            assert (edit.style == list(STYLES).index(said["style"])).all()
+            assert (edit.place == list(PLACES).index(said["place"])).all()
+            (shown,), (wanted,) = edit.things(0), said["things"]
+            assert shown.object == wanted.object and wanted.colour in (None, shown.colour)
+            assert wanted.wears in (None, shown.wears)
+            assert (edit.pose == source.pose).all() and (edit.view == source.view).all()
+            if wanted.object == clip["things"][0]["object"]:
+                assert (edit.drawing == source.drawing).all()
+
+
+@pytest.mark.skipif(not (DATA / "clips").exists(), reason="python -m world clips makes them")
+def test_what_no_method_does_is_scored_by_a_judge(models, monkeypatch):
+    first = gates.listed("evaluation")[:1]
+    monkeypatch.setattr(gates, "listed", lambda which: first)
+    found = gates.trivial(gates.Judge.load(models / "judge", CPU), CPU)
+    assert list(found) == ["source", "repeated", "drawn"] and all(0 <= value <= 1 for value in found.values())
+
+
 def test_every_figure_is_written_and_the_readme_keeps_the_rest(models, monkeypatch, here):
     (here / "README.md").write_text("before\n<!-- gates -->\nformer\n<!-- end -->\nafter\n")
     monkeypatch.setattr(gates, "autoencoder", lambda *_: {"seen": 31.0, "unseen": 28.0})
-    for part in ("inversion", "samples", "openness", "room"):
+    for part in ("inversion", "samples", "openness", "room", "trivial"):
         monkeypatch.setattr(gates, part, lambda *_: {})
     monkeypatch.setattr(gates.judge, "measure", lambda *_: {"drawn": {"style": 97.0}})
     gates.main(models, CPU)

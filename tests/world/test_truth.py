@@ -265,7 +265,7 @@ def test_the_prompts_of_the_clips_in_data_ask_for_what_their_truth_says():
 
 def test_a_source_left_as_it_is_has_its_motion_and_identity_and_no_edit(truth):
     scores = truth_scores(reading(truth), truth, TO_CAR, grey(), grey())
-    assert scores["edit success"] == scores["right object"] == scores["recall"] == 0
+    assert scores["edit success"] == scores["right object"] == scores["recall"] == scores["edited in motion"] == 0
     assert scores["right style"] == scores["right place"] == scores["identity stability"] == 1
     assert scores["centre error"] == scores["size error"] == scores["angle error"] == pytest.approx(0, abs=1e-4)
     assert scores["motion correlation"] == pytest.approx(1) and scores["background change"] == 0
@@ -279,6 +279,24 @@ def test_one_edited_frame_repeated_is_stable_and_does_not_move(truth):
     scores = truth_scores(reading(truth, CAR, at=middle), truth, TO_CAR, grey(), grey())
     assert scores["edit success"] == scores["identity stability"] == 1
     assert scores["motion correlation"] == pytest.approx(0, abs=1e-6) and scores["flicker"] == 0
+    assert scores["edited in motion"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_edit_in_motion_falls_with_frames_that_are_not_edited_and_with_motion_that_is_lost(truth):
+    def score(wrong, still, backwards=1):
+        middle = poses(truth).mean(0, keepdim=True)
+        at = middle + backwards * (1 - still) * (poses(truth) - middle)
+        said = CAR | {"object": mixed("racing-car", "dog", wrong)}
+        return truth_scores(reading(truth, said, at=at), truth, TO_CAR, grey(), grey())["edited in motion"]
+
+    assert score(0, 0) == pytest.approx(1) and score(4, 0) == pytest.approx(0.5)
+    assert falls([score(wrong, 0) for wrong in range(F + 1)]) and falls([score(0, still / 4) for still in range(5)])
+    assert score(0, 0, backwards=-1) == 0
+
+
+def test_of_a_thing_that_stands_still_no_edit_in_motion_is_known(save):
+    still = read_truth(save(way=lambda k, p: {}), F, SIDE, stride=2)
+    assert math.isnan(truth_scores(reading(still, CAR), still, TO_CAR, grey(), grey())["edited in motion"])
 
 
 @pytest.mark.parametrize(
@@ -315,7 +333,7 @@ def test_frames_in_which_the_thing_cannot_be_seen_do_not_count(truth):
 def test_where_nothing_known_is_asked_success_is_not_a_number_and_motion_still_counts(truth, pair):
     scores = truth_scores(reading(truth), truth, None, grey(), grey())
     unknown = ("edit success", "right object", "identity kept", "recall", "swaps", "background change")
-    assert all(math.isnan(scores[name]) for name in unknown)
+    assert all(math.isnan(scores[name]) for name in (*unknown, "edited in motion"))
     assert scores["motion correlation"] == pytest.approx(1) and scores["identity stability"] == 1
     other_count = truth_scores(reading(pair), pair, SAME, grey(), grey())
     assert all(math.isnan(other_count[name]) for name in unknown[:5])

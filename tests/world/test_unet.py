@@ -1,0 +1,66 @@
+"""What the diffusion model learns from."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from tests.world.test_control import tiny_models, tiny_unet
+from world import fit as loop
+from world import unet
+from world.scenes import drawings, plain, random_scenes
+from world.text import CONTEXT, build_tokenizer, tokenize
+
+CPU = torch.device("cpu")
+SETTINGS = dict(pictures=24, batch=8, learning_rate=1e-3, warmup=2, average=0.9, seed=5, save_every=1, pool=24,
+                warm=False)  # fmt: skip
+
+
+def test_half_of_the_pictures_are_plain_and_the_others_as_clips_are():
+    scenes = unet.pictures(np.random.default_rng(0), 256)
+    assert (scenes.count[:128] == 1).all() and not (scenes.count[128:] == 1).all()
+    assert (scenes.wears[:128] < 0).all() and (scenes.front[:128] < 0).all() and (scenes.motion[:128] < 0).all()
+
+
+def test_what_training_is_told_names_the_drawing_and_is_the_same_in_every_training():
+    scenes = plain(np.random.default_rng(0), 512)
+    told = unet.unsaid(scenes)
+    torch.testing.assert_close(told, unet.unsaid(scenes), rtol=0, atol=0)
+    torch.testing.assert_close(told[:100], unet.unsaid(scenes[:100]), rtol=0, atol=0)
+    looks = {drawing: told[scenes.drawing[:, 0] == drawing, 0] for drawing in set(scenes.drawing[:, 0])}
+    assert all((codes == codes[0]).all() for codes in looks.values())
+    apart = torch.cdist(*(torch.stack([codes[0].float() for codes in looks.values()]),) * 2)
+    assert len(looks) > 0.6 * len(drawings()) and apart[~torch.eye(len(looks), dtype=bool)].min() > 10
+
+
+def test_what_training_is_told_takes_the_place_of_padding_alone():
+    captions = plain(np.random.default_rng(0), 64).captions()
+    scenes = random_scenes(np.random.default_rng(1), 2000)
+    captions += scenes[scenes.count == 1].captions()
+    tokens = tokenize(build_tokenizer(), captions)
+    end = tokens.max()
+    assert (tokens[:, CONTEXT - 3 :] == end).all()
+
+
+def test_times_are_drawn_where_an_object_takes_shape_and_reach_every_one():
+    times = unet.timesteps(20000, torch.Generator().manual_seed(0))
+    assert times.min() < 5 and times.max() == 999 and 600 < times.float().median() < 680
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_training_is_taken_up_where_it_stopped(warm, tmp_path, monkeypatch):
+    small = tiny_unet().config
+    monkeypatch.setattr(unet, "build", lambda: UNet2DConditionModel.from_config(small))
+    monkeypatch.setattr(unet, "unsaid", lambda scenes: torch.zeros(len(scenes), 3, 16).half())  # of the tiny tower
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # with several, sums of gradients come in no fixed order
+    found = []
+    for run, stops in (("whole", [float("inf")]), ("parts", [0.0, float("inf")])):
+        monkeypatch.setattr(loop, "STATE", tmp_path / "state" / run)
+        folder = tiny_models(tmp_path / run)
+        for stop in stops:
+            unet.train({**SETTINGS, "warm": warm}, folder, CPU, stop_after=stop)
+        found.append((folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
+    torch.set_num_threads(threads)
+    assert found[0] == found[1]
