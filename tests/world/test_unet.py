@@ -1,12 +1,8 @@
 """What the diffusion model learns from."""
 
 import numpy as np
-import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
-from tests.world.test_control import tiny_models, tiny_unet
-from world import fit as loop
 from world import unet
 from world.scenes import drawings, plain, random_scenes
 from world.text import CONTEXT, build_tokenizer, tokenize
@@ -45,22 +41,3 @@ def test_what_training_is_told_takes_the_place_of_padding_alone():
 def test_times_are_drawn_where_an_object_takes_shape_and_reach_every_one():
     times = unet.timesteps(20000, torch.Generator().manual_seed(0))
     assert times.min() < 5 and times.max() == 999 and 600 < times.float().median() < 680
-
-
-@pytest.mark.parametrize("warm", [False, True])
-def test_training_is_taken_up_where_it_stopped(warm, tmp_path, monkeypatch):
-    small = tiny_unet().config
-    monkeypatch.setattr(unet, "build", lambda: UNet2DConditionModel.from_config(small))
-    monkeypatch.setattr(unet, "unsaid", lambda scenes: torch.zeros(len(scenes), 3, 16).half())  # of the tiny tower
-    monkeypatch.setattr(torch, "compile", lambda model: model)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # with several, sums of gradients come in no fixed order
-    found = []
-    for run, stops in (("whole", [float("inf")]), ("parts", [0.0, float("inf")])):
-        monkeypatch.setattr(loop, "STATE", tmp_path / "state" / run)
-        folder = tiny_models(tmp_path / run)
-        for stop in stops:
-            unet.train({**SETTINGS, "warm": warm}, folder, CPU, stop_after=stop)
-        found.append((folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
-    torch.set_num_threads(threads)
-    assert found[0] == found[1]
