@@ -33,6 +33,7 @@ HERE = Path("world")
 SEED, STEPS, GUIDANCE = 7331, 25, 3.0
 FRAMES, STRIDE = 8, 2  # of a clip, as the lists of clips have them
 OPEN = 64  # samples of one caption
+SAMPLES, SHOWN = 500, 100  # samples that are judged, and that are looked at
 AT_ONCE = 25  # pictures sampled together
 
 
@@ -56,14 +57,16 @@ def main(models: Path, device: torch.device) -> list[Gate]:
     """Measure what there are models for; write reports/gates.json, sheets, and the table in README.md."""
     (HERE / "reports").mkdir(exist_ok=True)
     found: dict[str, dict] = {"vae": autoencoder(models, device)}
+    judged = (models / "judge").exists()
     if (models / "unet").exists():
         found["inversion"] = inversion(models, device)
-    if (models / "judge").exists():
+        asked, drawn = sampled(models, device, SAMPLES if judged else SHOWN)
+    if judged:
         found["judge"] = judge.measure(models, device)["drawn"]
         found["trivial"] = trivial(Judge.load(models / "judge", device), device)
-    if (models / "unet").exists() and (models / "judge").exists():
+    if (models / "unet").exists() and judged:
         reader = Judge.load(models / "judge", device)
-        found |= {"samples": samples(models, reader, device), "open": openness(models, reader, device)}
+        found |= {"samples": right(reader, asked, drawn), "open": openness(models, reader, device)}
         found["room"] = room(models, reader, device)
         if all((models / folder).exists() for folder in control.FOLDERS.values()):
             found["control"] = control.measure(models, device, reader)
@@ -155,16 +158,21 @@ class Sampler:
         return torch.cat(drawn)
 
 
-def samples(models: Path, reader: Judge, device: torch.device, count: int = 500) -> dict:
-    """Per cent of samples at guidance 3 whose object, style and place, and all three, the judge reads as asked."""
+def sampled(models: Path, device: torch.device, count: int) -> tuple[list[tuple[str, str, str]], Tensor]:
+    """Objects, styles and places at random, and a sample of each at guidance 3, n 3 64 64; a sheet shows the first."""
     rng = np.random.default_rng(SEED)
     asked = [tuple(str(rng.choice(part)) for part in (names(True), list(STYLES), list(PLACES))) for _ in range(count)]
     captions = [describe(style, [Thing(thing)], place) for thing, style, place in asked]
     drawn = Sampler(models, device)(captions, SEED)
-    _save(drawn[:100], 10, HERE / "reports" / "samples.png")
+    _save(drawn[:SHOWN], 10, HERE / "reports" / "samples.png")
+    return asked, drawn
+
+
+def right(reader: Judge, asked: list[tuple[str, str, str]], drawn: Tensor) -> dict:
+    """Per cent of samples whose object, style and place, and all three, the judge reads as asked."""
     read = reader.read(drawn).names
-    right = np.array(asked) == np.array([read[question] for question in ("object", "style", "place")]).T
-    shares = dict(zip(("object", "style", "place"), right.mean(0), strict=True), all=right.all(1).mean())
+    same = np.array(asked) == np.array([read[question] for question in ("object", "style", "place")]).T
+    shares = dict(zip(("object", "style", "place"), same.mean(0), strict=True), all=same.all(1).mean())
     return {name: round(100 * float(share), 1) for name, share in shares.items()}
 
 
@@ -289,7 +297,8 @@ def markdown(gates: list[Gate]) -> str:
     rows = ["| gate | at least | measured | holds |", "|---|---|---|---|"]
     for gate in gates:
         measured = "no model yet" if gate.measured is None else f"{gate.measured:.4g}{gate.unit}"
-        rows.append(f"| {gate.about} | {gate.needs} | {measured} | {'yes' if gate.holds else 'no'} |")
+        holds = "" if gate.measured is None else "yes" if gate.holds else "no"
+        rows.append(f"| {gate.about} | {gate.needs} | {measured} | {holds} |")
     return "\n".join(rows) + "\n"
 
 

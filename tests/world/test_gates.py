@@ -110,7 +110,7 @@ def test_samples_are_read_and_shown_and_their_figures_reach_the_table(models, mo
     monkeypatch.setattr(gates, "STEPS", 2)
     monkeypatch.setattr(gates, "OPEN", 4)
     reader = gates.Judge.load(models / "judge", CPU)
-    shares = gates.samples(models, reader, CPU, count=6)
+    shares = gates.right(reader, *gates.sampled(models, CPU, 6))
     assert list(shares) == ["object", "style", "place", "all"] and all(0 <= share <= 100 for share in shares.values())
     assert (here / "reports" / "samples.png").stat().st_size > 0
     assert shares["all"] <= min(shares.values())
@@ -143,8 +143,9 @@ def test_what_no_method_does_is_scored_by_a_judge(models, monkeypatch):
 def test_every_figure_is_written_and_the_readme_keeps_the_rest(models, monkeypatch, here):
     (here / "README.md").write_text("before\n<!-- gates -->\nformer\n<!-- end -->\nafter\n")
     monkeypatch.setattr(gates, "autoencoder", lambda *_: {"seen": 31.0, "unseen": 28.0})
-    for part in ("inversion", "samples", "openness", "room", "trivial"):
+    for part in ("inversion", "right", "openness", "room", "trivial"):
         monkeypatch.setattr(gates, part, lambda *_: {})
+    monkeypatch.setattr(gates, "sampled", lambda *_: ([], None))
     monkeypatch.setattr(gates.judge, "measure", lambda *_: {"drawn": {"style": 97.0}})
     gates.main(models, CPU)
     assert json.loads((here / "reports" / "gates.json").read_text())["vae"] == {"seen": 31.0, "unseen": 28.0}
