@@ -31,7 +31,7 @@ from world.truth import asks, identity_stability, read_truth, truth_scores
 
 HERE = Path("world")
 SEED, STEPS, GUIDANCE = 7331, 25, 3.0
-FRAMES, STRIDE = 8, 2  # of a clip, as the lists of clips have them
+FRAMES = 8  # of a clip
 OPEN = 64  # samples of one caption
 SAMPLES, SHOWN = 500, 100  # samples that are judged, and that are looked at
 AT_ONCE = 25  # pictures sampled together
@@ -57,19 +57,17 @@ def main(models: Path, device: torch.device) -> list[Gate]:
     """Measure what there are models for; write reports/gates.json, sheets, and the table in README.md."""
     (HERE / "reports").mkdir(exist_ok=True)
     found: dict[str, dict] = {"vae": autoencoder(models, device)}
-    judged = (models / "judge").exists()
+    reader = Judge.load(models / "judge", device) if (models / "judge").exists() else None
+    if reader:
+        found |= {"judge": judge.measure(models, device)["drawn"], "trivial": trivial(reader, device)}
     if (models / "unet").exists():
         found["inversion"] = inversion(models, device)
-        asked, drawn = sampled(models, device, SAMPLES if judged else SHOWN)
-    if judged:
-        found["judge"] = judge.measure(models, device)["drawn"]
-        found["trivial"] = trivial(Judge.load(models / "judge", device), device)
-    if (models / "unet").exists() and judged:
-        reader = Judge.load(models / "judge", device)
-        found |= {"samples": right(reader, asked, drawn), "open": openness(models, reader, device)}
-        found["room"] = room(models, reader, device)
-        if all((models / folder).exists() for folder in control.FOLDERS.values()):
-            found["control"] = control.measure(models, device, reader)
+        asked, drawn = sampled(models, device, SAMPLES if reader else SHOWN)
+        if reader:
+            found |= {"samples": right(reader, asked, drawn), "open": openness(models, reader, device)}
+            found["room"] = room(models, reader, device)
+            if all((models / folder).exists() for folder in control.FOLDERS.values()):
+                found["control"] = control.measure(models, device, reader)
     (HERE / "reports" / "gates.json").write_text(json.dumps(found, indent=2) + "\n")
     gates, readme = table(found), HERE / "README.md"
     marked = re.compile(r"(<!-- gates -->\n).*(<!-- end -->)", re.S)
@@ -212,7 +210,7 @@ def room(models: Path, reader: Judge, device: torch.device) -> dict:
     pipe, source, edited = per_frame(models, device), [], []
     for _name, facts in listed("development"):
         clip = read_clip(**facts["source"], num_frames=FRAMES, size=64)
-        truth = read_truth(facts["source"]["path"], FRAMES, 64, facts["source"]["start"], facts["source"]["stride"])
+        truth = read_truth(**facts["source"], num_frames=FRAMES, size=64)
         noise = pipe.invert(pipe.encode_clip(clip.to(device)), STEPS)
         options = dict(latents=noise, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="pt")
         source.append(1 - identity_stability(reader.read(clip / 2 + 0.5), truth))
@@ -231,15 +229,17 @@ def trivial(reader: Judge, device: torch.device, seed: int = SEED) -> dict:
     for name, facts in listed("evaluation"):
         clip = json.loads((DATA / "clips" / f"{name}.json").read_text())
         frames = read_clip(**facts["source"], num_frames=FRAMES, size=64) / 2 + 0.5
-        truth = read_truth(facts["source"]["path"], FRAMES, 64, facts["source"]["start"], facts["source"]["stride"])
-        render = Renderer(device, range(clip["layout"], clip["layout"] + 1))
+        truth = read_truth(**facts["source"], num_frames=FRAMES, size=64)
+        render, read = Renderer(device, range(clip["layout"], clip["layout"] + 1)), reader.read(frames)
         for prompt in facts["edits"].values():
+            asked = asks(prompt, reader.answers)
             look = as_asked(clip, prompt)[facts["source"]["start"] :: facts["source"]["stride"]][:FRAMES]
             edit = render(look, torch.Generator(device).manual_seed(seed)).pictures.cpu()
-            shown = {"source": frames, "repeated": edit[FRAMES // 2].expand_as(edit), "drawn": edit}
-            for what, values in shown.items():
-                asked = asks(prompt, reader.answers)
-                found[what].append(truth_scores(reader.read(values), truth, asked, values, frames)["edited in motion"])
+            shown = {"source": (read, frames)}
+            for what, pictures in (("repeated", edit[FRAMES // 2].expand_as(edit)), ("drawn", edit)):
+                shown[what] = reader.read(pictures), pictures
+            for what, (reading, pictures) in shown.items():
+                found[what].append(truth_scores(reading, truth, asked, pictures, frames)["edited in motion"])
     return {what: round(float(np.nanmean(values)), 3) for what, values in found.items()}
 
 
@@ -254,7 +254,7 @@ def table(found: dict) -> list[Gate]:
         return Gate(about, needs, unit, measured, low, high)
 
     gates = [
-        gate(f"open: {what} of 64 samples of a caption, over drawn pictures'", "0.5", "",
+        gate(f"open: {what} of {OPEN} samples of a caption, over drawn pictures'", "0.5", "",
              lambda what=what: found["open"][what], 0.5)
         for what in ("drawing", "colour", "facing")
     ]  # fmt: skip
@@ -280,7 +280,7 @@ def table(found: dict) -> list[Gate]:
         gate("drawn clips, inverted and sampled back", "27 dB", " dB", lambda: found["inversion"]["psnr mean"], 27),
     ]  # fmt: skip
     for question in ("object", "style", "place"):
-        gates.append(gate(f"500 samples at guidance 3: {question}, by the judge", "95 %", " %",
+        gates.append(gate(f"{SAMPLES} samples at guidance {GUIDANCE:g}: {question}, by the judge", "95 %", " %",
                           lambda question=question: found["samples"][question], 95))  # fmt: skip
     for stage in control.FOLDERS:
         gates += [

@@ -71,13 +71,13 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after=float("
 
     settings: those of `fit`, pool (pictures that are drawn) and warm (start from the published weights). The loss is
     the squared error of v over the error to be expected at its time, `ERROR`.
-    Half of the pictures come with more than their caption says, see `unsaid`: what a drawing looks like is learnt
-    sooner by a model that need not guess which one it is, and is then known where it is left open.
+    Half of the pictures of one thing come with more than their caption says, see `beyond_caption`: what a drawing
+    looks like is learnt sooner by a model that need not guess which one it is, and is then known where it is left open.
     """
     pool = Pool(settings["pool"], settings["seed"], device, draw=pictures)
     latents = encode(pool, folder, settings["seed"])
     states, row = Texts(folder, device).table(pool.scenes.captions())
-    more = unsaid(pool.scenes).to(device)
+    more = beyond_caption(pool.scenes).to(device)
     single = torch.from_numpy(pool.scenes.count == 1).to(device)
     del pool
     noising = scheduler()
@@ -90,7 +90,6 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after=float("
         model.set_attn_processor(AttnProcessor())
     compiled = torch.compile(model)
     noising.alphas_cumprod = noising.alphas_cumprod.to(device)
-
     expected = torch.from_numpy(np.interp(range(1000), TIMES, ERROR)).float().to(device)
 
     def loss(model, rng, generator):
@@ -110,7 +109,7 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after=float("
     publish(fit("unet", model, loss, settings, stop_after, seconds).cpu(), folder)
 
 
-def unsaid(scenes: Scenes) -> Tensor:
+def beyond_caption(scenes: Scenes) -> Tensor:
     """Which drawing the first thing of every picture is, its colour and what it wears, and where it is and faces.
 
     As three states n 3 WIDTH that take the place of a caption's last ones, which are padding: random codes of what is

@@ -108,7 +108,6 @@ def test_what_an_untuned_model_does_to_clips_is_measured(models, monkeypatch, tm
 @torch.no_grad()
 def test_samples_are_read_and_shown_and_their_figures_reach_the_table(models, monkeypatch, here):
     monkeypatch.setattr(gates, "STEPS", 2)
-    monkeypatch.setattr(gates, "OPEN", 4)
     reader = gates.Judge.load(models / "judge", CPU)
     shares = gates.right(reader, *gates.sampled(models, CPU, 6))
     assert list(shares) == ["object", "style", "place", "all"] and all(0 <= share <= 100 for share in shares.values())

@@ -7,10 +7,6 @@ from world import unet
 from world.scenes import drawings, plain, random_scenes
 from world.text import CONTEXT, build_tokenizer, tokenize
 
-CPU = torch.device("cpu")
-SETTINGS = dict(pictures=24, batch=8, learning_rate=1e-3, warmup=2, average=0.9, seed=5, save_every=1, pool=24,
-                warm=False)  # fmt: skip
-
 
 def test_half_of_the_pictures_are_plain_and_the_others_as_clips_are():
     scenes = unet.pictures(np.random.default_rng(0), 256)
@@ -20,9 +16,9 @@ def test_half_of_the_pictures_are_plain_and_the_others_as_clips_are():
 
 def test_what_training_is_told_names_the_drawing_and_is_the_same_in_every_training():
     scenes = plain(np.random.default_rng(0), 512)
-    told = unet.unsaid(scenes)
-    torch.testing.assert_close(told, unet.unsaid(scenes), rtol=0, atol=0)
-    torch.testing.assert_close(told[:100], unet.unsaid(scenes[:100]), rtol=0, atol=0)
+    told = unet.beyond_caption(scenes)
+    torch.testing.assert_close(told, unet.beyond_caption(scenes), rtol=0, atol=0)
+    torch.testing.assert_close(told[:100], unet.beyond_caption(scenes[:100]), rtol=0, atol=0)
     looks = {drawing: told[scenes.drawing[:, 0] == drawing, 0] for drawing in set(scenes.drawing[:, 0])}
     assert all((codes == codes[0]).all() for codes in looks.values())
     apart = torch.cdist(*(torch.stack([codes[0].float() for codes in looks.values()]),) * 2)
