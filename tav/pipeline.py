@@ -59,6 +59,7 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
     """
 
     vae_frames = 8
+    stock_inverse = False  # True: DDIM inversion reads velocities as diffusers' inverse scheduler does, see `invert`
 
     @contextmanager
     def at_hand(self, part: torch.nn.Module) -> Iterator[None]:
@@ -143,6 +144,9 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
 
         Without guidance, and with the empty prompt by default (released behaviour). With a DPMSolverMultistepScheduler
         as `scheduler`, which takes fewer steps, by that solver's inverse; InputError for other schedulers.
+        A step asks the model about the time that it goes to (released behaviour), so a velocity (v-prediction) is made
+        noise with the signal and noise shares of that time. DDIMInverseScheduler takes those of the time that it comes
+        from, and a clip comes back less well, the more so the more its latents vary; `stock_inverse` does as it does.
         diffused_steps: so many of the first steps are forward diffusion instead, with noise from `generator` that is
             the same in every frame: what is plain inverts to too little noise (Staniszewski et al., arXiv 2410.23530).
             For DDIM alone.
@@ -151,6 +155,9 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
             known = " or ".join(kind.__name__ for kind in INVERSE)
             raise InputError(f"no inverse of {type(self.scheduler).__name__} is known: use {known}")
         scheduler = INVERSE[type(self.scheduler)].from_config(self.scheduler.config)
+        velocity = scheduler.config.prediction_type == "v_prediction"
+        if reads_velocity := velocity and isinstance(scheduler, DDIMInverseScheduler) and not self.stock_inverse:
+            scheduler.register_to_config(prediction_type="epsilon")
         scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         text = self.embed([prompt])[0].expand(len(latents), -1, -1)
         latents = latents.to(self._execution_device, self.unet.dtype)
@@ -159,6 +166,9 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
             latents = self.scheduler.add_noise(latents, noise, scheduler.timesteps[diffused_steps - 1])
         for timestep in self.progress_bar(scheduler.timesteps[diffused_steps:]):
             predicted = self.unet(latents, timestep, text).sample
+            if reads_velocity:
+                signal = scheduler.alphas_cumprod[timestep]
+                predicted = signal.sqrt() * predicted + (1 - signal).sqrt() * latents
             latents = scheduler.step(predicted, timestep, latents).prev_sample
         return latents
 

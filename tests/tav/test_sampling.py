@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import (
     ControlNetModel,
+    DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     StableDiffusionAdapterPipeline,
@@ -11,6 +12,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     T2IAdapter,
 )
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 
 from tav import load_pipeline, tune
 from tav.errors import InputError
@@ -101,6 +103,51 @@ def test_forward_diffusion_in_place_of_the_first_steps_is_of_one_noise_and_leave
     signal = pipe.scheduler.alphas_cumprod[taken[7][1]]  # of the last step that was diffused
     noise = torch.randn(still[:1].shape, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(taken[0][0], signal.sqrt() * still + (1 - signal).sqrt() * noise, atol=1e-5)
+
+
+@pytest.fixture
+def velocities(pipe):
+    before = pipe.scheduler
+    pipe.scheduler = DDIMScheduler.from_config(before.config, prediction_type="v_prediction")
+    yield pipe
+    pipe.scheduler = before
+
+
+def test_a_velocity_is_the_noise_that_it_amounts_to_at_the_time_the_model_was_asked_about(
+    velocities, noise, monkeypatch
+):
+    found = velocities.invert(noise / 2, 5)
+    ask, signals = velocities.unet.forward, velocities.scheduler.alphas_cumprod
+
+    def as_noise(latents, timestep, text):
+        signal = signals[timestep]
+        return UNet2DConditionOutput(
+            signal.sqrt() * ask(latents, timestep, text).sample + (1 - signal).sqrt() * latents
+        )
+
+    monkeypatch.setattr(velocities.unet, "forward", as_noise)
+    velocities.scheduler = DDIMScheduler.from_config(velocities.scheduler.config, prediction_type="epsilon")
+    torch.testing.assert_close(found, velocities.invert(noise / 2, 5))
+
+
+def test_velocities_that_a_clip_is_worth_bring_it_back_more_closely_than_the_stock_inverse(velocities, monkeypatch):
+    """For Gaussian latents of a known deviation the velocity to be expected is known."""
+    spread, signals = 3.0, velocities.scheduler.alphas_cumprod
+    latents = spread * torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(8))
+
+    def expected(sample, timestep, *_, **__):
+        signal = signals[timestep]
+        share = (signal * (1 - signal)).sqrt() * (1 - spread**2) / (signal * spread**2 + 1 - signal)
+        return UNet2DConditionOutput(share * sample)
+
+    def back():
+        settings = {"num_inference_steps": 25, "guidance_scale": 1.0, "output_type": "latent"}
+        return velocities("", latents=velocities.invert(latents, 25), **settings).frames[0]
+
+    monkeypatch.setattr(velocities.unet, "forward", expected)
+    error = (back() - latents).std() / spread
+    monkeypatch.setattr(velocities, "stock_inverse", True)
+    assert error < 0.5 * (back() - latents).std() / spread
 
 
 def test_guidance_of_one_ignores_the_negative_prompt(pipe, noise):
