@@ -17,7 +17,7 @@ from world.scenes import PLACES, STYLES, Scenes, Thing, describe, drawings, name
 from world.text import Texts
 from world.unet import encode, scheduler
 
-TIMES = 450, 600, 750  # where an object takes shape
+TIMES = 500, 620, 740  # where an object takes shape
 SEED = 123
 
 

@@ -177,7 +177,7 @@ class Degraded:
             noise = torch.randn(latents.shape, generator=generator, device=device)
             changed = latents + 0.4 * random(two)[:, None, None, None] * noise
             if self.unet:
-                times = 50 + 600 * random(third)
+                times = 190 + 470 * random(third)
                 times[:k] = 851 + 148 * random(third)[:k]
                 empty = random(third) < 0.5
                 empty[:k] = True

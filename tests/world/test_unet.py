@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler
 
 from world import unet
 from world.scenes import drawings, plain, random_scenes
@@ -37,3 +38,12 @@ def test_what_training_is_told_takes_the_place_of_padding_alone():
 def test_times_are_drawn_where_an_object_takes_shape_and_reach_every_one():
     times = unet.timesteps(20000, torch.Generator().manual_seed(0))
     assert times.min() < 5 and times.max() == 999 and 600 < times.float().median() < 680
+
+
+def test_noise_begins_as_stable_diffusion_s_and_reaches_every_picture_s_brightness():
+    ours, theirs = unet.scheduler().alphas_cumprod, DDIMScheduler(beta_start=0.00085, beta_end=0.012,
+                                                                  beta_schedule="scaled_linear").alphas_cumprod  # fmt: skip
+    odds = (ours / (1 - ours)).log()
+    assert abs(odds[0] - (theirs[0] / (1 - theirs[0])).log()) < 0.1 and abs(odds[-1] - unet.NOISY) < 0.01
+    falls = -odds.diff()
+    assert (falls > 0).all() and falls[400:600].max() < falls[:100].min() and falls[400:600].max() < falls[900:].min()
