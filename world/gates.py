@@ -3,6 +3,7 @@
 All from the untuned models and drawn clips. A gate whose model is not there yet is open, and so does not hold.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from PIL import Image
 from ruamel.yaml import YAML
 from torch import Tensor
@@ -23,6 +24,7 @@ from tav.errors import InputError
 from tav.pipeline import TuneAVideoPipeline
 from world import control, judge
 from world.clips import DATA, as_asked
+from world.control import GUIDANCE, STEPS
 from world.judge import FRESH
 from world.pool import Pool
 from world.reading import Judge
@@ -30,11 +32,11 @@ from world.scenes import PLACES, STYLES, Renderer, Scenes, Thing, describe, name
 from world.truth import asks, identity_stability, read_truth, truth_scores
 
 HERE = Path("world")
-SEED, STEPS, GUIDANCE = 7331, 25, 3.0
+SEED = 7331
 FRAMES = 8  # of a clip
 OPEN = 64  # samples of one caption
+OPEN_QUESTIONS = "drawing", "colour", "facing"  # what it leaves open
 SAMPLES, SHOWN = 500, 100  # samples that are judged, and that are looked at
-AT_ONCE = 25  # pictures sampled together
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def main(models: Path, device: torch.device) -> list[Gate]:
     if (models / "unet").exists():
         found["inversion"] = inversion(models, device)
         asked, drawn = sampled(models, device, SAMPLES if reader else SHOWN)
+        found["eye"] = by_eye(asked, HERE / "reports")
         if reader:
             found |= {"samples": right(reader, asked, drawn), "open": openness(models, reader, device)}
             found["room"] = room(models, reader, device)
@@ -138,30 +141,12 @@ def _sharp(latents: Tensor) -> Tensor:
     return latents - avg_pool2d(latents, 3, 1, 1, count_include_pad=False)
 
 
-class Sampler:
-    """The stock pipeline on captions, twenty-five at a time."""
-
-    def __init__(self, models: Path, device: torch.device) -> None:
-        self.pipe = StableDiffusionPipeline.from_pretrained(models, torch_dtype=torch.float32).to(device)
-        self.pipe.set_progress_bar_config(disable=True)
-
-    def __call__(self, captions: list[str], seed: int) -> Tensor:
-        """A picture of each, n 3 64 64 in [0, 1]."""
-        drawn = []
-        for start in range(0, len(captions), AT_ONCE):
-            part = captions[start : start + AT_ONCE]
-            generators = [torch.Generator().manual_seed(seed + start + number) for number in range(len(part))]
-            options = dict(num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="np")
-            drawn.append(torch.from_numpy(self.pipe(part, **options).images).permute(0, 3, 1, 2))
-        return torch.cat(drawn)
-
-
 def sampled(models: Path, device: torch.device, count: int) -> tuple[list[tuple[str, str, str]], Tensor]:
     """Objects, styles and places at random, and a sample of each at guidance 3, n 3 64 64; a sheet shows the first."""
     rng = np.random.default_rng(SEED)
     asked = [tuple(str(rng.choice(part)) for part in (names(True), list(STYLES), list(PLACES))) for _ in range(count)]
     captions = [describe(style, [Thing(thing)], place) for thing, style, place in asked]
-    drawn = Sampler(models, device)(captions, SEED)
+    drawn = control.Sampler(models, device)(captions, SEED)
     _save(drawn[:SHOWN], 10, HERE / "reports" / "samples.png")
     return asked, drawn
 
@@ -174,20 +159,40 @@ def right(reader: Judge, asked: list[tuple[str, str, str]], drawn: Tensor) -> di
     return {name: round(100 * float(share), 1) for name, share in shares.items()}
 
 
+def by_eye(asked: list[tuple[str, str, str]], folder: Path) -> dict:
+    """Per cent of the samples shown whose object, style and place, and all three, were named as asked by who knew none.
+
+    `folder` holds samples.png and labels.json: the digest of the sheet that the labels were given for, and a triple for
+    each picture. Nothing where there are no labels, labels of another sheet, or of fewer pictures.
+    """
+    if not (folder / "labels.json").exists():
+        return {}
+    given = json.loads((folder / "labels.json").read_text())
+    shown = asked[:SHOWN]
+    sheet = hashlib.sha256((folder / "samples.png").read_bytes()).hexdigest()
+    if given["sheet"] != sheet or len(given["labels"]) != len(shown):
+        return {}
+    same = np.array(shown) == np.array(given["labels"])
+    shares = dict(zip(("object", "style", "place"), same.mean(0), strict=True), all=same.all(1).mean())
+    return {name: round(100 * float(share), 1) for name, share in shares.items()}
+
+
 def openness(models: Path, reader: Judge, device: torch.device, captions: int = 4) -> dict:
     """How far samples of one caption differ in drawing, colour and facing, over how far drawn pictures do.
 
-    That is the chance that two differ, as the judge reads them; means over captions of different objects.
+    That is the chance that two differ, as the judge reads them; means over captions of different objects, nan where it
+    reads all drawn pictures of one alike.
     """
-    rng, ratios, sampler = np.random.default_rng(SEED), [], Sampler(models, device)
+    rng, ratios, sampler = np.random.default_rng(SEED), [], control.Sampler(models, device)
     chosen = rng.choice([name for name in names(True) if len(objects()[name].drawings) > 1], captions, replace=False)
     for number, name in enumerate(chosen):
         style, place = str(rng.choice(list(STYLES))), str(rng.choice(list(PLACES)))
         made = reader.read(sampler([describe(style, [Thing(str(name))], place)] * OPEN, SEED + 1000 * number))
         pool = Pool(OPEN, SEED + number, device, layouts=FRESH, draw=partial(_alike, str(name), style, place))
         drawn = reader.read(pool.take(np.arange(OPEN), torch.Generator(device).manual_seed(SEED)).cpu())
-        ratios.append([differing(made.names[q]) / differing(drawn.names[q]) for q in ("drawing", "colour", "facing")])
-    return dict(zip(("drawing", "colour", "facing"), np.mean(ratios, 0).round(3).tolist(), strict=True))
+        both = [[differing(read.names[question]) for read in (made, drawn)] for question in OPEN_QUESTIONS]
+        ratios.append([sampled / there if there else np.nan for sampled, there in both])
+    return dict(zip(OPEN_QUESTIONS, np.mean(ratios, 0).round(3).tolist(), strict=True))
 
 
 def _alike(name: str, style: str, place: str, rng: np.random.Generator, n: int) -> Scenes:
@@ -256,7 +261,7 @@ def table(found: dict) -> list[Gate]:
     gates = [
         gate(f"open: {what} of {OPEN} samples of a caption, over drawn pictures'", "0.5", "",
              lambda what=what: found["open"][what], 0.5)
-        for what in ("drawing", "colour", "facing")
+        for what in OPEN_QUESTIONS
     ]  # fmt: skip
     gates.append(gate("room: frames edited one by one differ, over the source's", "3", "",
                       lambda: found["room"]["edited"] / max(found["room"]["source"], 1e-3), 3))  # fmt: skip
@@ -282,6 +287,8 @@ def table(found: dict) -> list[Gate]:
     for question in ("object", "style", "place"):
         gates.append(gate(f"{SAMPLES} samples at guidance {GUIDANCE:g}: {question}, by the judge", "95 %", " %",
                           lambda question=question: found["samples"][question], 95))  # fmt: skip
+    gates.append(gate(f"{SHOWN} of them: object, style and place, by blind eye", "90 %", " %",
+                      lambda: found["eye"]["all"], 90))  # fmt: skip
     for stage in control.FOLDERS:
         gates += [
             gate(f"{stage}: error of the centre, over that without", "a third", "",

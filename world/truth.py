@@ -31,6 +31,7 @@ THERE = 0.5  # how likely the pixels of a place have to show a thing
 FOUND = 0.5  # share of its frames in which a thing has to be found for its motion to be known
 MARGIN = 16  # a mask grows by this part of the frame's side: soft edges and a thing's shadow are no background
 PATCH, REACH = 5, 6  # pixels, of 64 a side: what is moved as one, and how far
+STILL = 1e-6  # sides: what moves less does not move
 BARE = "bare"  # what a judge says is worn by what wears nothing
 
 
@@ -338,7 +339,7 @@ def motion_error(read: Tensor, truth: Truth) -> dict[str, float]:
         errors["size error"] = 100 * float((off[:, 2] / true[:, 2]).abs().mean())
         errors["angle error"] = float(turn.abs().mean())
     whole = torch.cat([truth.things, truth.bend], -1)
-    shared, extent, moves = 0.0, 0.0, 0.0
+    shared, extent, furthest = 0.0, 0.0, 0.0
     for k in range(len(truth.shown)):
         visible, seen = truth.visible[:, k], found[:, k]
         if not visible.any() or seen.sum() < FOUND * visible.sum():
@@ -346,8 +347,15 @@ def motion_error(read: Tensor, truth: Truth) -> dict[str, float]:
         one, other = _displacement(read[:, k], seen), _displacement(whole[:, k], visible)
         shared += 2 * float((one * other).sum())
         extent += float((one**2 + other**2).sum())
-        moves = max(moves, float(other.abs().max()))
-    return errors | {"motion correlation": shared / extent if moves > 1e-6 else math.nan}
+        furthest = max(furthest, float(other.abs().max()))
+    return errors | {"motion correlation": shared / extent if furthest > STILL else math.nan}
+
+
+def moves(truth: Truth) -> bool:
+    """Whether any thing moves, turns or changes its shape in the frames in which it can be seen."""
+    whole = torch.cat([truth.things, truth.bend], -1)
+    ways = [_displacement(whole[:, k], seen) for k, seen in enumerate(truth.visible.T) if seen.any()]
+    return any(float(way.abs().max()) > STILL for way in ways)
 
 
 def _displacement(pose: Tensor, known: Tensor) -> Tensor:
@@ -430,18 +438,19 @@ def truth_scores(
 ) -> dict[str, float]:
     """All measures of one edited clip, f 3 h w in [0, 1]: `reading` is of its frames, `asked` what its prompt `asks`.
 
-    "edited in motion" is edit success times the motion correlation, if that is positive: 0 to 1, best. nan: what rests
-    on the prompt where nothing known is asked, or on motion where there is none, background change unless things alone
-    are to change.
+    "edited in motion" is edit success times the motion correlation, if that is positive: 0 to 1, best; 0, too, where the
+    thing is not found often enough for its motion to be known. nan: what rests on the prompt where nothing known is
+    asked, or on motion where the source has none, background change unless things alone are to change.
     """
     where, known = behind(reading, truth), asked is not None
     motion = motion_error(located(reading, truth), truth)
     things_only = known and (asked.style, asked.place) == (truth.style, truth.place)
     nothing = dict.fromkeys(("edit success", *(f"right {question}" for question in RIGHT)), math.nan)
     edit = edit_success(reading, truth, asked) if known else nothing
+    kept = max(0.0, float(np.nan_to_num(motion["motion correlation"])))
     return {
         **edit,
-        "edited in motion": edit["edit success"] * float(np.maximum(motion["motion correlation"], 0)),
+        "edited in motion": edit["edit success"] * kept if moves(truth) else math.nan,
         "identity stability": identity_stability(reading, truth),
         "identity kept": identity_kept(reading, truth, asked) if known else math.nan,
         "recall": recall(reading, truth, asked) if known else math.nan,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -16,14 +16,14 @@ from world.scenes import BARE, COLOURS, WEARS, Scenes, drawings, join, plain, ra
 from world.text import WIDTH, Texts
 from world.vae import CHANNELS
 
-EMPTY = 0.1  # share of captions that are emptied, for guidance
+EMPTY = 0.15  # share of captions that are emptied: for guidance, and for inversion, which has none
 TOLD = 0.5  # share of pictures of one thing of which training tells what captions leave open
 CODES = 6  # seed of what it is told in
 PLAIN = 0.5  # share of pictures that show one thing, whole: what a word means is learnt from those
 # What a trained model's error is at some times: a loss divided by it lets no time speak louder than others. It is
 # largest where a picture's brightness and colours are still open, of which captions say nothing.
 TIMES, ERROR = (187, 393, 541, 701, 999), (0.66, 0.45, 0.57, 1.12, 2.29)
-# The log of signal over noise, as powers: before the first time, after the last, and how much slower than evenly it
+# The log of signal over noise, as powers: before the first time, at the last, and how much slower than evenly it
 # falls between, where objects take shape.
 CLEAN, NOISY, SLOWER = 7.0, -8.5, 0.6
 
@@ -45,11 +45,11 @@ def build() -> UNet2DConditionModel:
 
 
 def scheduler() -> DDIMScheduler:
-    """v-prediction, which small models learn sooner, on a noise schedule of its own: as clean as Stable Diffusion's first.
+    """v-prediction, which small models learn sooner, on a schedule of its own, at first as clean as Stable Diffusion's.
 
-    Counted over all latents, a picture's brightness varies by 37 times the noise's deviation. It is decided where signal
-    has a thousandth of noise's power; Stable Diffusion's schedule, ended in noise alone (Lin et al., arXiv 2305.08891),
-    rushes through there: with three of 25 steps, in which DDIM inversion loses it.
+    Counted over all latents, a picture's brightness varies by 37 times the noise's deviation. It is decided where the
+    signal has a thousandth of the noise's power: Stable Diffusion's schedule, ended in noise alone (Lin et al., arXiv
+    2305.08891), goes through there in three of 25 steps, in which DDIM inversion loses it.
     """
     way = torch.linspace(-1, 1, 1001, dtype=torch.float64)[1:]
     fall = SLOWER * way + (1 - SLOWER) * way**3
@@ -92,9 +92,7 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after=float("
     model = build()
     if settings["warm"]:
         model = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-    model = model.to(device, memory_format=torch.channels_last)
-    if device.type == "cpu":  # fused attention's gradient takes four tenths of a step there; this one is a third faster
-        model.set_attn_processor(AttnProcessor())
+    model = attending(model.to(device, memory_format=torch.channels_last))
     compiled = torch.compile(model)
     noising.alphas_cumprod = noising.alphas_cumprod.to(device)
     expected = torch.from_numpy(np.interp(range(1000), TIMES, ERROR)).float().to(device)
@@ -114,6 +112,14 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after=float("
         return (mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3)) / expected[times]).mean()
 
     publish(fit("unet", model, loss, settings, stop_after, seconds).cpu(), folder)
+
+
+def attending(model: ModelMixin) -> ModelMixin:
+    """The model, ready to be trained: on a CPU with plain products for fused attention, whose gradient takes four
+    tenths of a step there, at these sizes and in bfloat16."""
+    if model.device.type == "cpu":
+        model.set_attn_processor(AttnProcessor())
+    return model
 
 
 def beyond_caption(scenes: Scenes) -> Tensor:

@@ -16,7 +16,7 @@ from world.moves import FRAMES, GROUPS
 from world.pool import Pool
 from world.scenes import SIZE, Renderer, Scenes, objects, objects_of, random_scenes
 from world.text import Texts
-from world.unet import encode, scheduler, timesteps
+from world.unet import attending, encode, scheduler, timesteps
 
 if TYPE_CHECKING:  # training does not depend on the judge
     from world.reading import Judge
@@ -73,7 +73,7 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after=float("
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     torch.manual_seed(settings["seed"])
     adapter = build(unet).to(device)
-    model = inflate(unet, adapter).to(device)
+    model = attending(inflate(unet, adapter).to(device))
     noising.alphas_cumprod = noising.alphas_cumprod.to(device)
 
     def loss(adapter, rng, generator):

@@ -130,7 +130,8 @@ def test_a_published_folder_is_half_as_wide_and_runs_in_the_stock_pipeline(model
     scenes, shown = drawn(0, 2)
     condition = control.conditions(scenes, shown.pictures, shown.visible)[stage]
     pictures, again, free = (
-        control.sample(models, which, scenes.captions(), condition, CPU) for which in (stage, stage, None)
+        control.Sampler(models, CPU, which)(scenes.captions(), drawn=condition if which else None)
+        for which in (stage, stage, None)
     )
     assert pictures.shape == (2, 3, 64, 64) and pictures.isfinite().all() and torch.equal(pictures, again)
     assert not torch.equal(pictures, free)

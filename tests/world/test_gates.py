@@ -1,6 +1,9 @@
 """The gates: what has to hold before a tuned model is looked at."""
 
+import hashlib
 import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +61,7 @@ def test_without_models_every_gate_is_open_and_with_perfect_ones_every_gate_hold
         "vae": {"seen": 31, "unseen": 30},
         "inversion": {"deviation mean": 1, "high mean": 1, "psnr mean": 30},
         "samples": {"object": 98, "style": 99, "place": 99},
+        "eye": {"all": 93},
         "control": {"none": {"centre_px": 9}, **controls},
     }
     assert all(gate.holds for gate in gates.table(perfect))
@@ -107,12 +111,54 @@ def test_what_an_untuned_model_does_to_clips_is_measured(models, monkeypatch, tm
 
 @torch.no_grad()
 def test_samples_are_read_and_shown_and_their_figures_reach_the_table(models, monkeypatch, here):
-    monkeypatch.setattr(gates, "STEPS", 2)
+    monkeypatch.setattr(gates.control, "STEPS", 2)
     reader = gates.Judge.load(models / "judge", CPU)
     shares = gates.right(reader, *gates.sampled(models, CPU, 6))
     assert list(shares) == ["object", "style", "place", "all"] and all(0 <= share <= 100 for share in shares.values())
     assert (here / "reports" / "samples.png").stat().st_size > 0
     assert shares["all"] <= min(shares.values())
+
+
+def test_labels_count_for_the_sheet_that_they_were_given_for_alone(here):
+    asked, folder = [("dog", "3d", "snow"), ("cat", "neon", "sea")], here / "reports"
+    assert gates.by_eye(asked, folder) == {}
+    (folder / "samples.png").write_bytes(b"a sheet")
+    labels = {"sheet": hashlib.sha256(b"a sheet").hexdigest(), "labels": [["dog", "3d", "sea"], ["cat", "neon", "sea"]]}
+    (folder / "labels.json").write_text(json.dumps(labels))
+    assert gates.by_eye(asked, folder) == {"object": 100, "style": 100, "place": 50, "all": 50}
+    assert gates.by_eye([*asked, ("ram", "3d", "sea")], folder) == {}
+    (folder / "samples.png").write_bytes(b"another")
+    assert gates.by_eye(asked, folder) == {}
+
+
+class Told:
+    """A judge that says of pictures what it was told to, in turn."""
+
+    def __init__(self, *said: list[str]) -> None:
+        self.said = iter(said)
+
+    def read(self, pictures):
+        names = next(self.said)
+        assert len(names) == len(pictures)
+        return SimpleNamespace(names=dict.fromkeys(gates.OPEN_QUESTIONS, names))
+
+
+def test_openness_is_how_far_samples_differ_over_how_far_drawn_pictures_do(models, monkeypatch):
+    monkeypatch.setattr(gates.control, "STEPS", 1)
+    monkeypatch.setattr(gates, "OPEN", 4)
+    found = gates.openness(models, Told(list("aabb"), list("abcd"), list("aaaa"), list("abcd")), CPU, captions=2)
+    assert found == dict.fromkeys(gates.OPEN_QUESTIONS, pytest.approx((2 / 3 + 0) / 2, abs=1e-3))
+    blind = gates.openness(models, Told(list("aabb"), list("aaaa")), CPU, captions=1)
+    assert all(math.isnan(value) for value in blind.values())
+
+
+@pytest.mark.skipif(not (DATA / "clips").exists(), reason="python -m world clips makes them")
+def test_room_is_how_often_frames_of_a_clip_differ_edited_one_by_one_and_as_they_are(models, monkeypatch):
+    first = gates.listed("development")[:1]
+    monkeypatch.setattr(gates, "listed", lambda which: first)
+    monkeypatch.setattr(gates, "STEPS", 1)
+    found = gates.room(models, gates.Judge.load(models / "judge", CPU), CPU)
+    assert list(found) == ["source", "edited"] and all(0 <= value <= 1 for value in found.values())
 
 
 @pytest.mark.skipif(not (DATA / "clips").exists(), reason="python -m world clips makes them")

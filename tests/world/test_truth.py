@@ -12,6 +12,7 @@ from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolat
 from measures.clips import Source
 from tav.clip import read_clip
 from tav.errors import InputError
+from world import protocol
 from world.camera import camera_error, camera_motion
 from world.reading import NOTHING, VOTES, Reading, places
 from world.truth import (
@@ -274,6 +275,13 @@ def test_a_source_left_as_it_is_has_its_motion_and_identity_and_no_edit(truth):
     assert kept["identity kept"] == 1 and kept["edit success"] == 0 and math.isnan(kept["background change"])
 
 
+def test_every_measure_that_the_protocol_asks_of_is_taken_of_an_edit_or_follows_from_one(truth):
+    measured = {*truth_scores(reading(truth), truth, SAME, grey(), grey()), *followed(reading(truth), truth)}
+    measured |= {"missed", "PSNR", "frame consistency", "text alignment"}  # what recall leaves, and of measures.score
+    asked = [protocol.claims(section, ["a peer"], ["edges"]) for section in protocol.sections()]
+    assert {claim.measure for claims in asked for claim in claims.values()} <= measured
+
+
 def test_one_edited_frame_repeated_is_stable_and_does_not_move(truth):
     middle = poses(truth)[F // 2].expand(F, 1, 6)
     scores = truth_scores(reading(truth, CAR, at=middle), truth, TO_CAR, grey(), grey())
@@ -292,6 +300,14 @@ def test_an_edit_in_motion_falls_with_frames_that_are_not_edited_and_with_motion
     assert score(0, 0) == pytest.approx(1) and score(4, 0) == pytest.approx(0.5)
     assert falls([score(wrong, 0) for wrong in range(F + 1)]) and falls([score(0, still / 4) for still in range(5)])
     assert score(0, 0, backwards=-1) == 0
+
+
+def test_an_edit_in_which_nothing_is_found_is_none_in_motion_though_no_motion_of_it_is_known(truth):
+    read = reading(truth, CAR)
+    lost = replace(read, maps=read.maps.clone())
+    lost.maps[:, 0] = 0  # no pixel shows a thing
+    scores = truth_scores(lost, truth, TO_CAR, grey(), grey())
+    assert math.isnan(scores["motion correlation"]) and scores["edited in motion"] == 0
 
 
 def test_of_a_thing_that_stands_still_no_edit_in_motion_is_known(save):

@@ -41,8 +41,8 @@ def test_times_are_drawn_where_an_object_takes_shape_and_reach_every_one():
 
 
 def test_noise_begins_as_stable_diffusion_s_and_reaches_every_picture_s_brightness():
-    ours, theirs = unet.scheduler().alphas_cumprod, DDIMScheduler(beta_start=0.00085, beta_end=0.012,
-                                                                  beta_schedule="scaled_linear").alphas_cumprod  # fmt: skip
+    theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
+    ours = unet.scheduler().alphas_cumprod
     odds = (ours / (1 - ours)).log()
     assert abs(odds[0] - (theirs[0] / (1 - theirs[0])).log()) < 0.1 and abs(odds[-1] - unet.NOISY) < 0.01
     falls = -odds.diff()
