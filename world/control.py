@@ -253,8 +253,9 @@ def measure(models: Path, device: torch.device, judge: "Judge") -> dict:
     """How well conditions are followed on fresh scenes of one thing; "none" is what the captions alone give.
 
     Returns for each stage, for "none" and for the drawn pictures themselves, as the judge reads them: the mean and
-    median distance of the thing's centre from the true one in pixels of 64 (half a side where nothing is found), the mean intersection over union of its
-    mask with the true one, the median error of its angle in degrees, and per cent of things that face as they should.
+    median distance of the thing's centre from the true one in pixels of 64 (half a side where nothing is found), the
+    mean intersection over union of its mask with the true one, the median error of its angle in degrees, and per cent
+    of things that face as they should.
     """
     scenes = training_scenes(np.random.default_rng([SEED, 1, 1]), 16 * SAMPLES)
     inside = ((scenes.pose[:, 0, :2] > 0.2) & (scenes.pose[:, 0, :2] < 0.8)).all(1)

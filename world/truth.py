@@ -438,8 +438,8 @@ def truth_scores(
 ) -> dict[str, float]:
     """All measures of one edited clip, f 3 h w in [0, 1]: `reading` is of its frames, `asked` what its prompt `asks`.
 
-    "edited in motion" is edit success times the motion correlation, if that is positive: 0 to 1, best; 0, too, where the
-    thing is not found often enough for its motion to be known. nan: what rests on the prompt where nothing known is
+    "edited in motion" is edit success times the motion correlation, if that is positive: 0 to 1, best; 0, too, where
+    the thing is not found often enough for its motion to be known. nan: what rests on the prompt where nothing known is
     asked, or on motion where the source has none, background change unless things alone are to change.
     """
     where, known = behind(reading, truth), asked is not None

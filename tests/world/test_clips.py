@@ -2,12 +2,12 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from tav.clip import read_clip
 from world import clips
 from world.moves import FRAMES, GROUPS, STEPS, WORDS, crossing, move, random_clip
 from world.scenes import BARE, MOTIONS, STYLES, Renderer, names, objects, parse
@@ -28,9 +28,7 @@ def truth(name):
 
 def video(name):
     """A clip's frames as a model sees them, f 64 64 3 in [0, 1]."""
-    with av.open(str(DATA / "clips" / f"{name}.mp4")) as file:
-        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-    return np.stack([cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA) for frame in frames]) / 255
+    return (read_clip(DATA / "clips" / f"{name}.mp4", FRAMES, 64) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
 
 
 def values(name, what):
