@@ -397,21 +397,27 @@ def render(clip: dict) -> Drawn:
     """A clip's frames as its video shows them: `pictures` and `canvas` with the same grain.
 
     A reader makes a canvas smaller by a filter that mixes neighbours and would take a seventh of the finest grain, so a
-    canvas is sharpened until it is read as the picture.
+    canvas is sharpened until it is read as the picture that models learn from, but for bright lines on black, which
+    cannot be sharper. `pictures` are what is read.
     """
     look = scenes(clip)
     drawn = _drawn(look)
     film = grain(len(look), torch.Generator().manual_seed(clip["layout"]))
     pictures, canvas = (drawn.pictures + film).clamp(0, 1), drawn.canvas
     for _ in range(SHARPENED):
-        lost = pictures - interpolate(canvas, size=SIZE, mode="bilinear", antialias=True)
+        lost = pictures - _as_read(canvas)
         canvas = (canvas + lost.repeat_interleave(2, 2).repeat_interleave(2, 3)).clamp(0, 1)
-    return Drawn(pictures, canvas, drawn.visible, drawn.share)
+    return Drawn(_as_read(canvas), canvas, drawn.visible, drawn.share)
+
+
+def _as_read(canvas: Tensor) -> Tensor:
+    """A canvas at a model's size, as `tav.read_clip` makes it smaller."""
+    return interpolate(canvas, size=SIZE, mode="bilinear", antialias=True)
 
 
 def encode(path: Path, frames: Tensor) -> None:
     """Write frames n 3 h w in [0, 1] as H.264 that ordinary players show; what a model sees of it is close to them."""
-    options = {"crf": "18", "tune": "psnr", "preset": "slow", "threads": "1", "x264-params": CHROMA}
+    options = {"crf": "17", "tune": "psnr", "preset": "slow", "threads": "1", "x264-params": CHROMA}
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=Fraction(FPS), options=options)
         stream.height, stream.width = frames.shape[2:]

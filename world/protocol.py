@@ -9,7 +9,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from measures import protocol
-from measures.protocol import CONDITIONS
+from measures.protocol import CONDITIONS, _bound
 from measures.tables import over_clips, range_of
 
 FILE = Path(__file__).with_name("protocol.yaml")
@@ -67,12 +67,6 @@ def _each(key: str, known: dict[str, list[str]]) -> Iterator[dict[str, str]]:
     for chosen in product(*(known[name] for name in names)):
         words = dict(zip(names, chosen, strict=True))
         yield words | {"condition": CONDITIONS.get(words.get("kind", ""), words.get("kind", ""))}
-
-
-def _bound(bound: float | str, margins: dict[str, float]) -> float:
-    if not isinstance(bound, str):
-        return float(bound)
-    return -margins[bound[1:]] if bound.startswith("-") else margins[bound]
 
 
 def sections() -> list[str]:

@@ -1,5 +1,7 @@
 """Encoding, inversion, sampling, and stock diffusers pipelines on the same components."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from diffusers import (
@@ -105,12 +107,20 @@ def test_forward_diffusion_in_place_of_the_first_steps_is_of_one_noise_and_leave
     assert torch.allclose(taken[0][0], signal.sqrt() * still + (1 - signal).sqrt() * noise, atol=1e-5)
 
 
+@contextmanager
+def sampled_by(pipe, scheduler):
+    """The pipeline with another scheduler, for a while."""
+    before, pipe.scheduler = pipe.scheduler, scheduler
+    try:
+        yield pipe
+    finally:
+        pipe.scheduler = before
+
+
 @pytest.fixture
 def velocities(pipe):
-    before = pipe.scheduler
-    pipe.scheduler = DDIMScheduler.from_config(before.config, prediction_type="v_prediction")
-    yield pipe
-    pipe.scheduler = before
+    with sampled_by(pipe, DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")):
+        yield pipe
 
 
 def test_a_velocity_is_the_noise_that_it_amounts_to_at_the_time_the_model_was_asked_about(
@@ -259,10 +269,9 @@ def test_an_interval_without_a_step_is_no_guidance(pipe, noise):
 
 @pytest.fixture
 def multistep(pipe):
-    before = pipe.scheduler
-    pipe.scheduler = DPMSolverMultistepScheduler.from_config(before.config, timestep_spacing="linspace")
-    yield pipe
-    pipe.scheduler = before
+    linspace = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, timestep_spacing="linspace")
+    with sampled_by(pipe, linspace):
+        yield pipe
 
 
 def test_a_multistep_solver_inverts_and_samples_back(multistep, noise):
@@ -273,11 +282,9 @@ def test_a_multistep_solver_inverts_and_samples_back(multistep, noise):
 
 
 def test_a_scheduler_without_an_inverse_is_refused(pipe, noise):
-    before = pipe.scheduler
-    pipe.scheduler = EulerDiscreteScheduler.from_config(before.config)
-    with pytest.raises(InputError, match="no inverse of EulerDiscreteScheduler"):
+    refused = pytest.raises(InputError, match="no inverse of EulerDiscreteScheduler")
+    with sampled_by(pipe, EulerDiscreteScheduler.from_config(pipe.scheduler.config)), refused:
         pipe.invert(noise, 2)
-    pipe.scheduler = before
 
 
 def test_compiled_blocks_sample_and_tune_alike(tmp_path, noise):
