@@ -28,6 +28,7 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 # %% jupyter={"source_hidden": true}
 import pandas as pd
 from IPython.display import Markdown, display
+from ruamel.yaml import YAML
 
 from measures.evidence import answer, evidence, write_metrics
 from measures.protocol import answers, claims, together
@@ -208,13 +209,37 @@ by_edit = {
 display(pd.DataFrame(by_edit).T.map("{:.2f}".format).rename_axis("edit"))
 
 # %% [markdown]
+# ## Where it works and where it does not
+#
+# On the whole list of clips, if it was run with these settings: apart by what is edited, by what is seen and by how it
+# moves, each with its number of clips. These are looks, with the fewer clips the wider; no claim rests on them.
+
+# %%
+parts = {part: kept(part, params) for part in ("reconstructions", "scores")}
+display(Markdown(parts["scores"][1]))
+
+# %%
+whole = parts["scores"][0].query("method == @METHOD")
+about = YAML(typ="safe").load(Path(params.benchmark.clips)).get("about", {}) if len(whole) else {}
+if about:
+    facts = pd.DataFrame(about).T
+    whole = whole.join(facts[[what for what in ("kind", "motion") if what in facts]], on="clip")
+ways = [what for what in ("edit", "kind", "motion") if what in whole and len(whole)]
+strata = {what: whole.groupby(what, sort=False) for what in ways}
+strata = {f"{what}: {value} ({of['clip'].nunique()})": of for what, by in strata.items() for value, of in by}
+apart = {measure: {name: over_clips(of, measure) for name, of in strata.items()} for measure in of_truth}
+
+# %%
+if strata and apart:
+    title = f"Apart, {whole['clip'].nunique()} clips"
+    figures.show(figures.intervals(apart, title), f"{out}/figures/apart.png")
+
+# %% [markdown]
 # ## Evidence
 #
 # Claims are asked on the whole list of clips, if it was run with these settings.
 
 # %%
-parts = {part: kept(part, params) for part in ("reconstructions", "scores")}
-display(Markdown(parts["scores"][1]))
 here = checks.reset_index().melt("clip", var_name="method", value_name="PSNR").assign(edit="caption")
 listed = pd.concat(rows for rows, _ in parts.values())
 tables = {f"all {listed['clip'].nunique()} clips": listed, f"{len(params.clips)} clips": pd.concat([scores, here])}

@@ -144,11 +144,17 @@ display(pd.Series(exponents, name="exponent over frames").map("{:.2f}".format).t
 
 # %%
 linear, quadratic = {"at_most": margins.linear_growth}, {"at_least": margins.quadratic_growth}
+most, least = (
+    f"grows with at {words} the power {bound:g} of the frames"
+    for words, bound in (("most", margins.linear_growth), ("least", margins.quadratic_growth))
+)
+
+# %%
 expected = {
-    "seconds, attention layer, sparse-causal": ("The time of ST-Attn grows no faster than the frames", linear),
-    "seconds, attention layer, full": ("The time of full attention grows with the square of the frames", quadratic),
-    "seconds, tuning step, sparse-causal": ("The time of a tuning step grows no faster than the frames", linear),
-    "memory, tuning step, sparse-causal": ("The memory of a tuning step grows no faster than the frames", linear),
+    "seconds, attention layer, sparse-causal": (f"ST-Attn's time {most}", linear),
+    "seconds, attention layer, full": (f"Full attention's time {least}", quadratic),
+    "seconds, tuning step, sparse-causal": (f"A tuning step's time {most}", linear),
+    "memory, tuning step, sparse-causal": (f"A tuning step's memory {most}", linear),
 }
 
 # %%

@@ -2,14 +2,17 @@
 
 from collections import Counter
 
+import pandas as pd
+
 from measures.evidence import VERDICTS, expected
+from measures.tables import METHOD, REPEATED, SOURCE
 
 CHECKS = "01_method"  # what it asks cannot come out otherwise if the code is right: counted apart
 NAMED = (  # does it edit, what does tuning buy, what does ST-Attn, is it better, where does it fail
     ("02_results", "edit_success"),
     ("03_ablation", "no_tuning"),
     ("03_ablation", "own_frame_attention"),
-    ("04_baselines", "plug_and_play_motion"),
+    ("04_baselines", "plug_and_play_frame_consistency"),
     ("05_multi_object", "identity_error_tuned"),
 )
 PAPERS = (  # what the paper itself claims, a row each in the README
@@ -28,6 +31,9 @@ PAPERS = (  # what the paper itself claims, a row each in the README
 )
 
 
+RANKED = "edit success", "motion correlation", "identity stability", "frame consistency", "text alignment"
+
+
 def counted(claims: list[dict]) -> str:
     """How many claims got which verdict, in two sentences."""
     checks = [row for row in claims if row["section"] == CHECKS]
@@ -36,6 +42,20 @@ def counted(claims: list[dict]) -> str:
     count = ", ".join(f"{verdicts[verdict]} {words}" for verdict, words in VERDICTS.items() if verdicts[verdict])
     held = sum(row["verdict"] == "holds" for row in checks)
     return f"Of {len(others)} claims, {count}. Of {len(checks)} checks of the method's code, {held} hold."
+
+
+def standing(scores: pd.DataFrame) -> str:
+    """Where the method comes among the others by each of RANKED, in a sentence; empty where there are no others.
+
+    scores: a row per method and edit, with `clip`; the two trivial methods are left out.
+    """
+    others = scores[~scores["method"].isin([SOURCE, REPEATED])]
+    ranks = others.groupby("method")[[measure for measure in RANKED if measure in scores]].mean().rank(ascending=False)
+    if METHOD not in ranks.index or len(ranks) < 2:
+        return ""
+    places = ", ".join(f"{place:.0f} by {measure}" for measure, place in ranks.loc[METHOD].dropna().items())
+    clips, edits = others["clip"].nunique(), len(others.drop_duplicates(["clip", "edit"]))
+    return f"Its place among {len(ranks)} methods, by means over {edits} edits of {clips} clips: {places}."
 
 
 def main_claims(claims: list[dict], names: tuple = NAMED) -> list[dict]:

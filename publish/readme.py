@@ -5,14 +5,17 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
+
 from benchmarks import tables
 from measures.evidence import VERDICTS, expected
-from publish.findings import PAPERS, counted, grounds, main_claims, measured
+from publish.findings import PAPERS, counted, grounds, main_claims, measured, standing
 from publish.marks import read_marked, write_marked
 from studies.results import reading
 from studies.settings import Params
 
 CLAIMS = Path("reports/metrics/claims.json")
+SCORES = Path("reports/benchmark/scores.csv")
 COMMAND = "python -m publish readme"
 
 
@@ -40,7 +43,9 @@ def parts() -> Iterator[tuple[str, str, str]]:
         claims = json.loads(CLAIMS.read_text())
         if not isinstance(claims, list):
             raise ValueError("it is no list")
-    yield "README.md", "findings", findings(claims)
+    with reading(SCORES):
+        scores = pd.read_csv(SCORES)
+    yield "README.md", "findings", findings(claims, scores)
     yield "README.md", "claims of the paper", of_paper(claims)
     yield "README.md", "claims", counts(claims)
     yield "README.md", "times", tables.times()
@@ -54,10 +59,10 @@ def parts() -> Iterator[tuple[str, str, str]]:
     yield "docs/memory-and-speed.md", "expected", tables.expected()
 
 
-def findings(claims: list[dict]) -> str:
-    """What was found, in a sentence on all claims and one on each that is named, with its verdict and numbers."""
+def findings(claims: list[dict], scores: pd.DataFrame) -> str:
+    """What was found: sentences on all claims, on the method beside others and on each claim that is named."""
     named = [f"{row['claim']}: **{row['verdict']}** ({grounds(row)})." for row in main_claims(claims)]
-    return "".join(f"- {line}\n" for line in [counted(claims), *named])
+    return "".join(f"- {line}\n" for line in filter(None, [counted(claims), standing(scores), *named]))
 
 
 def of_paper(claims: list[dict]) -> str:

@@ -22,9 +22,10 @@ from measures.clips import ClipEntry
 from measures.evidence import expected
 from measures.tables import METHOD
 from publish import figures
-from publish.findings import counted, grounds, main_claims, measured
+from publish.findings import counted, grounds, main_claims, measured, standing
 from publish.manifest import write_manifest
 from publish.player import read_scores, write_player
+from studies.benchmark import kept
 from studies.results import reading
 from studies.settings import Params
 from studies.sources import kept_frames
@@ -62,6 +63,7 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
     page = {
         "params": params,
         "counted": counted(claims),
+        "standing": standing(kept("scores", params)[0]),
         "findings": [row | {"grounds": grounds(row)} for row in main_claims(claims)],
         "player": write_player(params, results, out),
         "settings": _flat(params.model_dump(mode="json", exclude={"model", "clips", "processes"})),

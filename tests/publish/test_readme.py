@@ -4,11 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from measures.evidence import Interval, decide, settled
 from publish import readme
-from publish.findings import NAMED, PAPERS
+from publish.findings import NAMED, PAPERS, standing
 from publish.readme import counts, every_claim, findings, of_paper, outdated, write_readme
 from tav.errors import InputError
 
@@ -24,6 +25,18 @@ ROWS = [
     )
 ]
 
+SCORES = pd.DataFrame(
+    [
+        (method, clip, "place", success, consistency)
+        for clip in ("fox", "bus")
+        for method, success, consistency in (
+            ("Tune-A-Video", 0.5, 90.0), ("SDEdit", 0.75, 80.0), ("TokenFlow", 0.25, 95.0),
+            ("the source clip itself", 0.9, 99.0),
+        )
+    ],
+    columns=["method", "clip", "edit", "edit success", "frame consistency"],
+)  # fmt: skip
+
 
 @pytest.fixture
 def pages(tmp_path, monkeypatch):
@@ -31,6 +44,8 @@ def pages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     readme.CLAIMS.parent.mkdir(parents=True)
     readme.CLAIMS.write_text(json.dumps(ROWS))
+    readme.SCORES.parent.mkdir(parents=True)
+    SCORES.to_csv(readme.SCORES, index=False)
     Path("docs").mkdir()
     for page, name, _ in readme.parts():
         with open(page, "a") as file:
@@ -56,10 +71,17 @@ def test_a_page_without_marks_is_refused(pages):
 
 
 def test_findings_count_verdicts_and_quote_named_claims_with_theirs():
-    assert findings(ROWS) == (
+    assert findings(ROWS, SCORES) == (
         "- Of 3 claims, 1 hold, 1 fail, 1 are undecided. Of 1 checks of the method's code, 1 hold.\n"
+        "- Its place among 3 methods, by means over 2 edits of 2 clips: 2 by edit success, 2 by frame consistency.\n"
         "- Edits follow: **holds** (gain: 2 dB [1, 3]; expected: at least 0 dB).\n"
     )
+
+
+def test_the_method_stands_nowhere_without_others_or_without_itself():
+    assert standing(SCORES[SCORES["method"] == "Tune-A-Video"]) == ""
+    assert standing(SCORES[SCORES["method"] != "Tune-A-Video"]) == ""
+    assert standing(SCORES.head(0)) == ""
 
 
 def test_every_claim_stands_with_its_value_interval_and_verdict():
@@ -76,7 +98,7 @@ def test_an_undecided_claim_says_how_many_clips_would_decide_it_and_small_effect
         | settled({"own_frame_attention": row})["own_frame_attention"]
     ]
     assert "at least 0, 0.05 to matter | 42 | 0.32 | **undecided** (n of about 170 would decide) |" in every_claim(rows)
-    assert "n of about 170 would decide it" in findings(rows)
+    assert "n of about 170 would decide it" in findings(rows, SCORES)
     assert "| ST-Attn helps | Gain: 0.5 [-0.5, 1.5] | **undecided** |" in of_paper(rows)
 
 
