@@ -231,7 +231,7 @@ apart = {measure: {name: over_clips(of, measure) for name, of in strata.items()}
 
 # %%
 if strata and apart:
-    title = f"Apart, {whole['clip'].nunique()} clips"
+    title = f"{METHOD} apart by what a clip is, {whole['clip'].nunique()} clips"
     figures.show(figures.intervals(apart, title), f"{out}/figures/apart.png")
 
 # %% [markdown]

@@ -53,9 +53,15 @@ def standing(scores: pd.DataFrame) -> str:
     ranks = others.groupby("method")[[measure for measure in RANKED if measure in scores]].mean().rank(ascending=False)
     if METHOD not in ranks.index or len(ranks) < 2:
         return ""
-    places = ", ".join(f"{place:.0f} by {measure}" for measure, place in ranks.loc[METHOD].dropna().items())
+    places = ", ".join(
+        f"{place:.0f}{_ending(place)} by {measure}" for measure, place in ranks.loc[METHOD].dropna().items()
+    )
     clips, edits = others["clip"].nunique(), len(others.drop_duplicates(["clip", "edit"]))
-    return f"Its place among {len(ranks)} methods, by means over {edits} edits of {clips} clips: {places}."
+    return f"Among {len(ranks)} methods, by means over {edits} edits of {clips} clips, {METHOD} ranks {places}."
+
+
+def _ending(place: float) -> str:
+    return {1: "st", 2: "nd", 3: "rd"}.get(int(place), "th")  # there are fewer than 21 methods
 
 
 def main_claims(claims: list[dict], names: tuple = NAMED) -> list[dict]:
