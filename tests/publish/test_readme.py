@@ -73,7 +73,8 @@ def test_a_page_without_marks_is_refused(pages):
 def test_findings_count_verdicts_and_quote_named_claims_with_theirs():
     assert findings(ROWS, SCORES) == (
         "- Of 3 claims, 1 hold, 1 fail, 1 are undecided. Of 1 checks of the method's code, 1 hold.\n"
-        "- Among 3 methods, by means over 2 edits of 2 clips, Tune-A-Video ranks 2nd by edit success, 2nd by frame consistency.\n"
+        "- Among 3 methods, by means over 2 edits of 2 clips, Tune-A-Video ranks 2nd by edit success, "
+        "2nd by frame consistency.\n"
         "- Edits follow: **holds** (gain: 2 dB [1, 3]; expected: at least 0 dB).\n"
     )
 
