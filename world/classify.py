@@ -1,7 +1,7 @@
 """How well the diffusion model knows its objects, asked without a judge: which caption explains a noisy picture best?
 
 The caption of every object seen in training is tried on pictures that show one thing, whole and upright, and the one
-that leaves the least error wins (a diffusion classifier: Li et al., arXiv 2303.16203). Chance is one in 18.
+that leaves the least error wins (a diffusion classifier: Li et al., arXiv 2303.16203). Chance is one in 14.
 """
 
 from pathlib import Path

@@ -217,7 +217,9 @@ def _fourth(clips: list[dict]) -> None:
 def _crossing(fair: Fair, number: int, occlusion: int, seen: bool, layout: int) -> dict:
     """A clip of `number` things that pass each other, or of one that passes something in front, so that of one of
     them at most `occlusion` per cent is hidden: looked for with the renderer. With an edit each of object and place."""
-    alike = number > 1 and (OCCLUSIONS.index(occlusion) + number) % 4 == seen  # a fourth: of one object, by colour
+    alike = number > 1 and 2 * (number - 2) + seen == OCCLUSIONS.index(
+        occlusion
+    )  # one at each: of one object, by colour
     style = fair("style", STYLES)
     for attempt in range(40):
         chosen = fair.order("object", names(seen))[attempt % 3 :][:number]

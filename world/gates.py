@@ -29,7 +29,7 @@ from world.judge import FRESH
 from world.pool import Pool
 from world.reading import Judge
 from world.scenes import PLACES, STYLES, Renderer, Scenes, Thing, describe, names, objects, plain, random_scenes
-from world.truth import asks, identity_stability, read_truth, truth_scores
+from world.truth import asks, identity_stability, read_truth, recall, swaps, truth_scores
 
 HERE = Path("world")
 SEED = 7331
@@ -41,7 +41,7 @@ SAMPLES, SHOWN = 500, 100  # samples that are judged, and that are looked at
 
 @dataclass(frozen=True)
 class Gate:
-    """What has to hold: `low` <= measured <= `high`; `measured` is None while a model is missing."""
+    """What has to hold: `low` <= measured <= `high`; `measured` is None while what it `lacks` is missing."""
 
     about: str
     needs: str  # the bound, in words
@@ -49,6 +49,7 @@ class Gate:
     measured: float | None
     low: float = -np.inf
     high: float = np.inf
+    lacks: str = "model"
 
     @property
     def holds(self) -> bool:
@@ -62,6 +63,7 @@ def main(models: Path, device: torch.device) -> list[Gate]:
     reader = Judge.load(models / "judge", device) if (models / "judge").exists() else None
     if reader:
         found |= {"judge": judge.measure(models, device)["drawn"], "trivial": trivial(reader, device)}
+        found["several"] = several(reader)
     if (models / "unet").exists():
         found["inversion"] = inversion(models, device)
         asked, drawn = sampled(models, device, SAMPLES if reader else SHOWN)
@@ -248,15 +250,29 @@ def trivial(reader: Judge, device: torch.device, seed: int = SEED) -> dict:
     return {what: round(float(np.nanmean(values)), 3) for what, values in found.items()}
 
 
+def several(reader: Judge) -> dict:
+    """Of the things of the clips of several, per cent that the judge reads at their places and that it takes for
+    another of the clip, as the captions have them: means over clips."""
+    found: dict[str, list[float]] = {"recall": [], "swaps": []}
+    for _name, facts in listed("several"):
+        truth = read_truth(**facts["source"], num_frames=FRAMES, size=64)
+        reading = reader.read(read_clip(**facts["source"], num_frames=FRAMES, size=64) / 2 + 0.5)
+        asked = asks(facts["caption"], reader.answers)
+        if len(truth.shown) > 1:
+            found["recall"].append(recall(reading, truth, asked))
+            found["swaps"].append(swaps(reading, truth, asked))
+    return {what: round(100 * float(np.nanmean(values)), 2) for what, values in found.items()}
+
+
 def table(found: dict) -> list[Gate]:
     """Every gate with what was found for it."""
 
-    def gate(about: str, needs: str, unit: str, figure: Callable[[], float], low=-np.inf, high=np.inf) -> Gate:
+    def gate(about: str, needs: str, unit: str, figure: Callable[[], float], low=-np.inf, high=np.inf, **more) -> Gate:
         try:
             measured = figure()
         except KeyError:
             measured = None
-        return Gate(about, needs, unit, measured, low, high)
+        return Gate(about, needs, unit, measured, low, high, **more)
 
     gates = [
         gate(f"open: {what} of {OPEN} samples of a caption, over drawn pictures'", "0.5", "",
@@ -265,14 +281,17 @@ def table(found: dict) -> list[Gate]:
     ]  # fmt: skip
     gates.append(gate("room: frames edited one by one differ, over the source's", "3", "",
                       lambda: found["room"]["edited"] / max(found["room"]["source"], 1e-3), 3))  # fmt: skip
-    for question in ("object", "drawing", "style", "place", "facing"):
+    for question in ("object", "drawing", "style", "place", "facing", "colour"):
         gates.append(gate(f"judge on drawn pictures: {question}", "95 %", " %",
                           lambda question=question: found["judge"][question], 95))  # fmt: skip
     gates += [
-        gate("judge on drawn pictures: colour, error of its hue", "10 degrees", " degrees",
+        gate("judge on drawn pictures: error of the hue", "10 degrees", " degrees",
              lambda: found["judge"]["hue"], high=10),
         gate("judge on drawn pictures: error of the centre", "1.5 % of the side", " %",
              lambda: found["judge"]["centre"], high=1.5),
+        gate("judge on drawn clips of several things: recall", "95 %", " %", lambda: found["several"]["recall"], 95),
+        gate("judge on drawn clips of several things: taken for another", "at most 2 %", " %",
+             lambda: found["several"]["swaps"], high=2),
         gate("the source itself, edited in motion", "at most 0.05", "", lambda: found["trivial"]["source"], high=0.05),
         gate("one edited frame repeated, edited in motion", "at most 0.05", "",
              lambda: found["trivial"]["repeated"], high=0.05),
@@ -288,7 +307,7 @@ def table(found: dict) -> list[Gate]:
         gates.append(gate(f"{SAMPLES} samples at guidance {GUIDANCE:g}: {question}, by the judge", "95 %", " %",
                           lambda question=question: found["samples"][question], 95))  # fmt: skip
     gates.append(gate(f"{SHOWN} of them: object, style and place, by blind eye", "90 %", " %",
-                      lambda: found["eye"]["all"], 90))  # fmt: skip
+                      lambda: found["eye"]["all"], 90, lacks="labels of these"))  # fmt: skip
     for stage in control.FOLDERS:
         gates += [
             gate(f"{stage}: error of the centre, over that without", "a third", "",
@@ -303,7 +322,7 @@ def markdown(gates: list[Gate]) -> str:
     """The gates as a table."""
     rows = ["| gate | at least | measured | holds |", "|---|---|---|---|"]
     for gate in gates:
-        measured = "no model yet" if gate.measured is None else f"{gate.measured:.4g}{gate.unit}"
+        measured = f"no {gate.lacks} yet" if gate.measured is None else f"{gate.measured:.4g}{gate.unit}"
         holds = "" if gate.measured is None else "yes" if gate.holds else "no"
         rows.append(f"| {gate.about} | {gate.needs} | {measured} | {holds} |")
     return "\n".join(rows) + "\n"

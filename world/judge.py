@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from world.fit import autocast, fit, replacing
-from world.pool import Pool
+from world.pool import AT_ONCE, Pool
 from world.reading import MAPPED, NOTHING, SIDE, VOTES, Judge, find, hue, places, prepare, resize
 from world.scenes import (
     BARE,
@@ -148,8 +148,9 @@ class Truth:
         self.classes = tensor(np.stack([owner, told.colour], -1).astype(np.int64))
 
 
-class Degraded:
-    """Pictures as models make them of drawn ones: third by third the UNet, the autoencoder, none; some are broken."""
+class Degrading:
+    """Makes of drawn pictures what models make of them: a third by the UNet, one by the autoencoder, one not at all;
+    some are broken."""
 
     def __init__(self, pool: Pool, folder: Path) -> None:
         """`folder` holds a pipeline's parts; without a UNet the autoencoder takes its third."""
@@ -161,6 +162,16 @@ class Degraded:
             self.unet.to(memory_format=torch.channels_last)
             self.states, self.row = Texts(folder, pool.device).table(pool.scenes.captions())
             self.signal = scheduler().alphas_cumprod.to(pool.device)
+
+    def all(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Every picture of the pool, n 3 64 64 uint8, and which of them are broken, n."""
+        parts = []
+        for start in range(0, len(self.pool), AT_ONCE):
+            chosen = np.arange(start, min(start + AT_ONCE, len(self.pool)))
+            generator = torch.Generator(self.pool.device).manual_seed(seed * 1_000_003 + start)
+            pictures, broken = self.take(chosen, np.random.default_rng([seed, 6, start]), generator)
+            parts.append(((pictures * 255).round().byte(), broken))
+        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
     @torch.no_grad()
     def take(self, chosen: np.ndarray, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -177,7 +188,7 @@ class Degraded:
             noise = torch.randn(latents.shape, generator=generator, device=device)
             changed = latents + 0.4 * random(two)[:, None, None, None] * noise
             if self.unet:
-                times = 190 + 470 * random(third)
+                times = 190 + 260 * random(third)  # from noisier latents it may draw another thing than was there
                 times[:k] = 851 + 148 * random(third)[:k]
                 empty = random(third) < 0.5
                 empty[:k] = True
@@ -235,22 +246,22 @@ def augment(pictures: Tensor, rng: np.random.Generator, generator: torch.Generat
 
 
 class Pictures:
-    """Training batches on a device."""
+    """Training batches on a device; what models make of the pool's pictures is made once, as that is slow."""
 
     def __init__(self, settings: dict, folder: Path, device: torch.device) -> None:
         self.pool = Pool(settings["pool"], settings["seed"], device, layouts=LAYOUTS, masks=True, draw=scenes)
-        self.truth, self.degraded = Truth(self.pool), Degraded(self.pool, folder)
+        self.truth = Truth(self.pool)
+        self.pictures, self.broken = Degrading(self.pool, folder).all(settings["seed"])
 
     def batch(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> dict[str, Tensor]:
         """`count` pictures, n 3 64 64 in [0, 1]; `visible`, n MOST 64 64 in [0, 1], of which broken pictures have
         nothing; answers, things, walks and classes as in `Truth`."""
         chosen = rng.integers(len(self.pool), size=count)
-        pictures, broken = self.degraded.take(chosen, rng, generator)
         at = torch.from_numpy(chosen).to(self.pool.device)
-        said = self.truth.answers[at]
+        said, broken = self.truth.answers[at], self.broken[at]
         said[broken, 0] = len(objects())
         return {
-            "pictures": augment(pictures, rng, generator),
+            "pictures": augment(self.pictures[at] / 255, rng, generator),
             "visible": self.pool.visible[at] / 255 * ~broken[:, None, None, None],
             "answers": said,
             **{name: getattr(self.truth, name)[at] for name in ("things", "walks", "classes")},

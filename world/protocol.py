@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 from ruamel.yaml import YAML
+from scipy import stats
 
 from measures import protocol
+from measures.evidence import Interval
 from measures.protocol import CONDITIONS, _bound
-from measures.tables import over_clips, range_of
+from measures.tables import SOURCE, over_clips, range_of
 
 FILE = Path(__file__).with_name("protocol.yaml")
 SHARES = "edited in motion", "identity kept", "recall", "missed", "swaps"  # measures of this world in [0, 1]
@@ -21,7 +23,8 @@ class Claim(protocol.Claim):
     """A claim about some of the edits and clips: `edits` by their names, `clips` by motion or seen; all if empty.
 
     third: its methods are run on every third clip of the list. A table that it is asked of has columns `edit`, `group`
-    and `seen` (a bool of the clip's object).
+    and `seen` (a bool of the clip's object), and where slopes are asked `things` and `hidden`: how many a clip has, and
+    the mean over them and over the frames that are read of the part that cannot be seen.
     """
 
     edits: tuple[str, ...] = ()
@@ -35,12 +38,30 @@ class Claim(protocol.Claim):
         if self.clips:
             right = scores["seen"] == (self.clips == "seen") if "seen" in self.clips else scores["group"] == self.clips
             scores = scores[right]
-        return scores.assign(missed=1 - scores["recall"]) if self.measure == "missed" else scores
+        return scores.assign(missed=1 - scores["recall"]) if self.measure == "missed" and "recall" in scores else scores
 
     def values(self, scores: pd.DataFrame) -> pd.DataFrame | None:
-        return super().values(self.asked_of(scores))
+        """As of any claim; of one with `by` a row per clip, with what is beyond the source's own, which is the judge's,
+        and the number of things or the tenths of them that are hidden."""
+        scores = self.asked_of(scores)
+        values = super().values(scores)
+        if not self.by or values is None:
+            return values
+        own = scores[scores["method"] == SOURCE].groupby("clip")[self.measure].mean()
+        beyond = (values.groupby("clip")[self.measure].mean() - own).dropna()
+        along = scores.groupby("clip")[self.by].first() * (10 if self.by == "hidden" else 1)
+        beyond = beyond.to_frame().join(along).reset_index()
+        return beyond if len(beyond) else None
 
-    def found(self, values: pd.DataFrame) -> protocol.Interval:
+    def found(self, values: pd.DataFrame) -> Interval | None:
+        """The mean of its `values` with an interval over clips, or the slope of a straight line through them with
+        Student's, the clips being the sample; None where they are alike or fewer than three."""
+        if self.by:
+            if len(values) < 3 or values[self.by].nunique() < 2 or values[self.measure].nunique() < 2:
+                return None
+            line = stats.linregress(values[self.by], values[self.measure])
+            reach = stats.t.ppf(0.975, len(values) - 2) * line.stderr
+            return Interval(line.slope, line.slope - reach, line.slope + reach, len(values) - 2)
         within = (0.0, 1.0) if self.measure in SHARES else range_of(self.measure)
         if self.than:
             within = within[0] - within[1], within[1] - within[0]

@@ -73,18 +73,19 @@ class Reading:
         return torch.stack([locate(maps, count) for maps in self.maps])
 
     def at(self, masks: Tensor) -> Places:
-        """What is read inside each mask: f k h w in [0, 1] or bool, of any size."""
-        weight = resize(masks.float(), SIDE)
-        weight = weight / weight.sum((2, 3), keepdim=True)
+        """What is read inside each mask: f k h w in [0, 1] or bool, of any size.
+
+        Pixels say what they show as far as they show a thing: a new thing need not fill the place of the old one.
+        """
+        weight, shows = resize(masks.float(), SIDE), self.maps[:, :1].sigmoid()
+        there = (weight * shows).sum((2, 3)) / weight.sum((2, 3))
+        inside = weight * shows
+        inside = inside / inside.sum((2, 3), keepdim=True)
 
         def mean(maps: Tensor) -> Tensor:
-            return torch.einsum("fkhw,fchw->fkc", weight, maps)
+            return torch.einsum("fkhw,fchw->fkc", inside, maps)
 
-        return Places(
-            mean(self.maps[:, :1].sigmoid())[..., 0],
-            *(mean(self.classes[question]) for question in MAPPED),
-            mean(self.maps[:, PAINT]).clamp(0, 1),
-        )
+        return Places(there, *(mean(self.classes[what]) for what in MAPPED), mean(self.maps[:, PAINT]).clamp(0, 1))
 
 
 class Judge:
@@ -161,16 +162,18 @@ def find(finder: UperNetForSemanticSegmentation, prepared: Tensor) -> Tensor:
     return finder.decode_head(finder.backbone(prepared).feature_maps)
 
 
-def locate(maps: Tensor, count: int) -> Tensor:
+def locate(maps: Tensor, count: int, classes: Tensor | None = None) -> Tensor:
     """The `count` things that the pixels of one picture vote for: maps c h w (see `VOTES`) -> (count, 6), by x.
+
+    classes: n h w, whose means over each thing's pixels stand after its six numbers: (count, 6 + n).
 
     The six: centre x, centre y and longer side as fractions of the frame's side, angle in degrees clockwise, -180 to
     180, squash (log of width to height) and shear; the centre may lie outside the frame. nan where no pixel shows a
     thing.
     """
-    sure = maps[0] > 0
+    sure, classes = maps[0] > 0, maps[:0] if classes is None else classes
     if not sure.any():
-        return torch.full((count, 6), torch.nan)
+        return torch.full((count, 6 + len(classes)), torch.nan)
     votes = rearrange(maps[POSE, sure], "c n -> n c").clone()
     votes[:, :2] += places(maps.shape[-1])[:, sure].T
     group = _cluster(votes[:, :2], count)
@@ -178,7 +181,9 @@ def locate(maps: Tensor, count: int) -> Tensor:
     # A median, because votes at a thing's edge go astray. Where votes do not part, several things are in one place.
     things = torch.stack([(thing if len(thing) else votes).median(0).values for thing in things])
     angle = torch.atan2(things[:, 3], things[:, 4]).rad2deg()
-    return torch.cat([things[:, :3], angle[:, None], things[:, 5:]], 1)[things[:, 0].argsort()]
+    looks = rearrange(classes[:, sure], "c n -> n c")
+    looks = torch.stack([(looks[own] if (own := group == number).any() else looks).mean(0) for number in range(count)])
+    return torch.cat([things[:, :3], angle[:, None], things[:, 5:], looks], 1)[things[:, 0].argsort()]
 
 
 def hue(rgb: Tensor) -> Tensor:

@@ -29,19 +29,15 @@ PACKAGES = {
 #   ~     the body has the given colours only, not their lighter and darker shades too
 TABLE = """
 dog animal seen brown golden grey white black
-  noto:dog<@58,4 noto-v1:dog<@73,6 fxemoji:dogside<@80,20 fluent:dog<@84,26
+  noto:dog<@58,4 fxemoji:dogside<@80,20 fluent:dog<@84,26
 cat animal seen orange brown grey white black
-  noto:cat<@64,16 noto.2:black-cat<@70,15 noto-v1:cat<@54,18 fluent:cat<@81,18
+  noto:cat<@64,16 noto.2:black-cat<@70,15 fluent:cat<@81,18
 rabbit animal seen brown golden grey white black
   noto:rabbit<@63,30 noto-v1:rabbit<@54,38 fluent:rabbit<@76,26
 pig animal seen pink brown grey white black
   noto:pig<@70,14 fxemoji:pigside<@78,28 fluent:pig<@77,16
-elephant animal seen grey brown white black
-  noto:elephant<@66,10 noto-v1:elephant<@77,12 fxemoji:elephant<@80,9 fluent:elephant<@80,10
 turtle animal seen green brown golden grey
   noto:turtle<@79,30 fxemoji:turtle<@84,24 fluent:turtle<@89,43
-horse animal seen brown golden grey white black
-  noto:horse<@81,9 noto-v1:horse<@75,10 fxemoji:horse<@84,17 fluent:horse<@86,9
 penguin animal seen black grey blue brown
   noto:penguin<@57,3 noto-v1:penguin<@52,3 fxemoji:penguin@50,3=606464
 duck animal seen brown golden grey white black
@@ -49,45 +45,37 @@ duck animal seen brown golden grey white black
 cow animal seen brown golden grey white black
   noto:cow<@76,17 noto-v1:cow<@80,12 fluent:cow<~@80,10=D0D0D0=E4E4E4
 car vehicle seen red blue green yellow white
-  noto:automobile<@46,20 noto-v1:automobile<~@45,23=006CA0 fxemoji:automobile<@41,23 fluent:automobile<@41,18
+  noto:automobile<@46,20 fxemoji:automobile<@41,23 fluent:automobile<@41,18
 bus vehicle seen red blue green yellow orange
   noto:bus<~@50,18=F4D8AC=FCB800=FC6010=FCA010=B8A074 fxemoji:bus<~@50,16=E4E4DC=6CB41C=4C8024
   fluent:bus<~@50,13=E4E4E4=FCB02C
 tractor vehicle seen red blue green yellow orange
-  noto:tractor<~@30,12=00A844=2C7C30=74DC88=0C8C3C=5C6068 noto-v1:tractor<@30,9
-  fxemoji:tractor<@30,10 fluent:tractor<@32,11
-helicopter vehicle seen red blue green yellow white
-  noto:helicopter<@54,18 noto-v1:helicopter<@50,10 fxemoji:helicopter<@54,13=FC443C fluent:helicopter<@60,6
-plane vehicle seen red blue green yellow white
-  noto:airplane-departure^@75,33 noto-v1:airplane-departure^@72,29 noto-v1.2:small-airplane@67,34
-  fxemoji:airplane~@60,41=C8D4D4=8CC4D8 fluent:airplane-departure^@75,25
+  noto:tractor<~@30,12=00A844=2C7C30=74DC88=0C8C3C=5C6068 fxemoji:tractor<@30,10 fluent:tractor<@32,11
 scooter vehicle seen red blue green yellow white
   noto:motor-scooter<@31,43 noto-v1:motor-scooter<@30,34 fluent:motor-scooter<@41,32
 sailboat vehicle seen red blue green yellow white
-  noto:sailboat@56,3 noto-v1:sailboat<@57,4 fxemoji:sailboat<~@66,5-D7F4F7-00BEEA-00A6C1=FC443C=AC743C=D09860
+  noto:sailboat@56,3 fxemoji:sailboat<~@66,5-D7F4F7-00BEEA-00A6C1=FC443C=AC743C=D09860
   fluent:sailboat<~@59,3-00a6ed=FC8054=FCD43C=FC9C2C
 person person seen red blue green yellow white
   woman-1:female_adventurer~@51,4=74A4C0=6494B0=CC8A54 woman-2:female_person~@49,4=38B474=24A260=585CAC
   man-1:male_adventurer~@49,11=3CBC78=2CA468=CC8A54=DC9458 man-2:male_person~@51,4=E89C5C=EC9C5C=CC8444=585CAC
 tiger animal unseen orange golden grey white
-  noto:tiger<@79,16=FC9410=FC681C noto-v1:tiger<@76,13 fxemoji:tigerside<@86,22 fluent:tiger<@80,15=FC802C=FC6420
+  noto:tiger<@79,16=FC9410=FC681C fxemoji:tigerside<@86,22 fluent:tiger<@80,15=FC802C=FC6420
 crocodile animal unseen green brown golden grey
   noto:crocodile<@60,68 noto-v1:crocodile<@62,36 fxemoji:crocodile@74,48
 whale animal unseen blue grey white black
-  noto:whale<@77,38 noto-v1:whale<@68,21 fxemoji:whale<@72,37 fluent:whale<@68,28
+  noto:whale<@77,38 fxemoji:whale<@72,37 fluent:whale<@68,28
 rooster animal unseen brown golden grey white black
-  noto:rooster<@75,6 noto-v1:rooster<@70,3 fxemoji:rooster<@77,6 fluent:rooster<~@77,5=A46850=6C4434
+  noto:rooster<@75,6 fxemoji:rooster<@77,6 fluent:rooster<~@77,5=A46850=6C4434
 ram animal unseen white grey brown golden black
-  noto:ram<@75,8 noto-v1:ram<@68,12 fxemoji:ram<@80,22 fluent:ram<@77,5
+  noto:ram<@75,8 fxemoji:ram<@80,22 fluent:ram<@77,5
 snail animal unseen brown golden grey pink green
-  noto:snail<~@73,5=A05C40=4C342C=D07854 noto-v1:snail<~@77,5=6C4C40 fxemoji:snail<@90,10
-  fluent:snail<~@84,4=A46850=6C4434
+  noto:snail<~@73,5=A05C40=4C342C=D07854 fxemoji:snail<@90,10 fluent:snail<~@84,4=A46850=6C4434
 train vehicle unseen red blue green yellow black
-  noto:locomotive<@23,27=F44034=007868 noto-v1:locomotive<@22,13 fxemoji:steamlocomotive<~@25,9=FC443C=545858
+  noto:locomotive<@23,27=F44034=007868 fxemoji:steamlocomotive<~@25,9=FC443C=545858
   fluent:locomotive<~@20,6=F82C60=606060
 rocket vehicle unseen red blue green yellow white
-  noto:rocket~@93,5=B0D8E0=80ACC0=00A8F4=0074BC=38CCFC noto-v1:rocket@95,4 fxemoji:rocket@94,5
-  fluent:rocket~@94,5=F4F4F4
+  noto:rocket~@93,5=B0D8E0=80ACC0=00A8F4=0074BC=38CCFC fxemoji:rocket@94,5 fluent:rocket~@94,5=F4F4F4
 """
 BOX = {"left": 0, "top": 0, "width": 16, "height": 16}  # what the packages leave out
 FRONT = "tree noto:deciduous-tree evergreen noto:evergreen-tree rock fluent:rock hut noto:hut cactus fluent:cactus"

@@ -1,9 +1,10 @@
 """Measures against known truth: what a judge reads off an edited clip, beside what its prompt asks and its source does.
 
 Two methods that edit nothing show what each measure is worth: the source clip itself has no motion error, no background
-change, its identity kept and no edit success; one edited frame repeated has full identity stability, no flicker and a
-motion correlation of 0. Only "edited in motion" is 0 for both. A measure that cannot be taken of a clip is nan. A thing
-counts in the frames in which at least a fourth of it can be seen.
+change, no flicker and neither edit success nor, in another place or style, identity kept; one edited frame repeated has
+full identity stability, is calmer than any source and has a motion correlation of 0. Only "edited in motion" is 0 for
+both. A measure that cannot be taken of a clip is nan. A thing counts in the frames in which at least a fourth of it can
+be seen.
 """
 
 import json
@@ -24,13 +25,15 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from tav.errors import InputError, one_line
 from world.camera import camera_error
-from world.reading import NOTHING, SIDE, Reading, locate, resize
+from world.reading import MAPPED, NOTHING, SIDE, Reading, locate, resize
 
 SEEN = 0.25  # of a thing, for it to count
-THERE = 0.5  # how likely the pixels of a place have to show a thing
+THERE = 0.25  # how likely the pixels of a place have to show a thing: another one may fill a fourth of it
+LOOKS = 0.5  # sides that a thing seems farther away where it looks like another one altogether
+WALK = 8  # drawn steps of a walk cycle
 FOUND = 0.5  # share of its frames in which a thing has to be found for its motion to be known
 MARGIN = 16  # a mask grows by this part of the frame's side: soft edges and a thing's shadow are no background
-PATCH, REACH = 5, 6  # pixels, of 64 a side: what is moved as one, and how far
+SOFT, PATCH, REACH = 7, 5, 6  # pixels, of 64 a side: what is seen as one, what is moved as one, and how far
 STILL = 1e-6  # sides: what moves less does not move
 BARE = "bare"  # what a judge says is worn by what wears nothing
 
@@ -235,20 +238,20 @@ def recall(reading: Reading, truth: Truth, asked: Asked) -> float:
 
 
 def swaps(reading: Reading, truth: Truth, asked: Asked) -> float:
-    """Share of frames in which the place of a thing is read as another thing that is asked for: 0, best, to 1.
+    """Share of things, over all frames in which they can be seen, whose place is read as another that is asked for: 0,
+    best, to 1.
 
     Things of the same object are told apart by the colours asked. nan for one thing.
     """
-    counts = truth.visible.any(1)
-    if len(asked.things) != len(truth.shown) or len(asked.things) < 2 or not counts.any():
+    if len(asked.things) != len(truth.shown) or len(asked.things) < 2 or not truth.visible.any():
         return math.nan
     there, objects, colours = _read_at(reading, truth)
     wanted = np.array([thing.object for thing in asked.things])
     named = np.array([thing.colour or "" for thing in asked.things])
     fits = (objects[..., None] == wanted) & ((colours[..., None] == named) | (named == ""))  # f k, and as which
     own = np.eye(len(wanted), dtype=bool)
-    swapped = there & truth.visible.numpy() & ~(fits & own).any(-1) & (fits & ~own).any(-1)
-    return float(swapped.any(1)[counts.numpy()].mean())
+    swapped = there & ~(fits & own).any(-1) & (fits & ~own).any(-1)
+    return float(swapped[truth.visible.numpy()].mean())
 
 
 def _identities(reading: Reading, truth: Truth) -> Iterator[list[tuple[str, str] | None]]:
@@ -283,38 +286,51 @@ def identity_stability(reading: Reading, truth: Truth) -> float:
 
 
 def identity_kept(reading: Reading, truth: Truth, asked: Asked) -> float:
-    """Share of frames in which drawing and colour are the source's, as the truth has them: 0 to 1, best.
+    """Share of frames that show style and place as asked, and drawing and colour as the truth has the source's: 0 to 1,
+    best.
 
-    Of things whose object the edit keeps; their mean. Colour does not count where the edit asks for another one. Of
-    several things, object and colour at each one's true place. nan where the edit keeps none.
+    A source that is left alone keeps nothing in another place or style. Of things whose object the edit keeps; their
+    mean. Colour does not count where the edit asks for another one. Of several things, object and colour at each one's
+    true place. nan where the edit keeps none.
     """
     if len(asked.things) != len(truth.shown):
         return math.nan
-    shares = []
-    for looks, shown, wanted in zip(_identities(reading, truth), truth.shown, asked.things, strict=True):
+    as_asked, shares = _said(reading, "style", asked.style) & _said(reading, "place", asked.place), []
+    edited = [as_asked[visible] for visible in truth.visible.T]
+    for looks, shown, wanted, done in zip(_identities(reading, truth), truth.shown, asked.things, edited, strict=True):
         if wanted.object == shown.object and looks:
             what = shown.drawing if len(truth.shown) == 1 else shown.object
             recoloured = wanted.colour not in (None, shown.colour)
             kept = [look and look[0] == what and (recoloured or look[1] == shown.colour) for look in looks]
-            shares.append(np.mean([bool(frame) for frame in kept]))
+            shares.append(np.mean([bool(frame) for frame in kept] & done.numpy()))
     return float(np.mean(shares)) if shares else math.nan
 
 
 def located(reading: Reading, truth: Truth) -> Tensor:
-    """Where the things are read to be: f k 6 as `locate` has them, each beside the true thing that it is nearest to.
+    """Where the things are read to be: f k 6 as `locate` has them; nan where one cannot be seen or no pixel shows any.
 
-    nan of things that cannot be seen, and where no pixel shows a thing.
+    The true places tell which of several things is which where each can first be seen. From there it is followed by
+    where it was read last and by its object and colour so far: things that were told apart by the nearest true one in
+    every frame anew would pass each other in a still clip, too.
     """
     if len(reading.maps) != len(truth.things):
         raise InputError(f"{len(reading.maps)} frames were read, the truth has {len(truth.things)}: edit again")
-    read = torch.full((*truth.share.shape, 6), torch.nan)
+    classes = torch.cat([reading.classes[question] for question in MAPPED], 1)
+    read, frames = torch.full((*truth.share.shape, 6), torch.nan), torch.zeros(len(truth.shown))
+    places, looks = torch.zeros(len(frames), 2), torch.zeros(len(frames), classes.shape[1])
     for frame, (maps, visible) in enumerate(zip(reading.maps, truth.visible, strict=True)):
         there = visible.nonzero()[:, 0]
-        if len(there):
-            things = locate(maps, len(there))
-            apart = torch.cdist(truth.things[frame, there, :2], things[:, :2]).nan_to_num(0)
-            _, nearest = linear_sum_assignment(apart.numpy())
-            read[frame, there] = things[nearest]
+        if not len(there) or not (maps[0] > 0).any():
+            continue
+        pose, like = locate(maps, len(there), classes[frame]).split([6, classes.shape[1]], 1)
+        known = frames[there, None] > 0
+        apart = torch.cdist(torch.where(known, places[there], truth.things[frame, there, :2]), pose[:, :2])
+        so_far = looks[there] / frames[there, None].clamp(min=1)
+        apart = apart + LOOKS * known * torch.cdist(so_far, like, p=1) / (2 * len(MAPPED))
+        _, found = linear_sum_assignment(apart.numpy())
+        read[frame, there], places[there] = pose[found], pose[found, :2]
+        looks[there] += like[found]
+        frames[there] += 1
     return read
 
 
@@ -372,11 +388,13 @@ def _displacement(pose: Tensor, known: Tensor) -> Tensor:
 def phase_error(reading: Reading, truth: Truth, asked: Asked | None) -> float:
     """How far a walk cycle, as it is read, is from the source's: mean, in per cent of a cycle, 0 (best) to 50.
 
-    Where one thing walks and the edit keeps its object; else nan. Frames in which no thing is found do not count.
+    Where one thing walks and the edit keeps its object; else nan. The source's phase is the middle of the drawn step
+    that shows it. Frames in which no thing is found do not count.
     """
     if len(truth.shown) != 1 or not truth.phase.any() or not asked or asked.things[0].object != truth.shown[0].object:
         return math.nan
-    off = (reading.phase - truth.phase[:, 0] + 0.5) % 1 - 0.5
+    drawn = ((WALK * truth.phase[:, 0]).floor() + 0.5) / WALK
+    off = (reading.phase - drawn + 0.5) % 1 - 0.5
     off = off[truth.visible[:, 0] & ~off.isnan()]
     return 100 * float(off.abs().mean()) if len(off) else math.nan
 
@@ -415,8 +433,9 @@ def flicker(frames: Tensor, source: Tensor) -> float:
 
     frames, source: f 3 h w in [0, 1]; compared at 64 pixels a side. The change of a frame is its mean difference to the
     next one, each neighbourhood of 5 x 5 pixels moved to where it fits best, up to 6 pixels far: what moves otherwise
-    than in the source, or not at all, does not flicker for that. Below 0 a clip is calmer than its source, whose grain
-    and whose outlines that come and go count. nan of a single frame.
+    than in the source, or not at all, does not flicker for that. Both are softened first, as grain is new in every
+    frame: a clip that has lost it is calmer by about half a grey level. Below 0 a clip is calmer than its source, whose
+    outlines come and go. nan of a single frame.
     """
     return _change(frames) - _change(source)
 
@@ -424,7 +443,7 @@ def flicker(frames: Tensor, source: Tensor) -> float:
 def _change(frames: Tensor) -> float:
     if len(frames) < 2:
         return math.nan
-    frames = resize(frames.float().cpu(), SIDE)
+    frames = avg_pool2d(resize(frames.float().cpu(), SIDE), SOFT, 1, SOFT // 2, count_include_pad=False)
     around = pad(frames[1:], (REACH,) * 4, mode="replicate")
     least = torch.full_like(frames[1:, :1], torch.inf)
     for y, x in product(range(2 * REACH + 1), repeat=2):

@@ -129,9 +129,8 @@ def beyond_caption(scenes: Scenes) -> Tensor:
     one of several, and random features of the pose, the same in every training.
     """
     rng = np.random.default_rng(CODES)
-    drawing, colour, wears, facing = (
-        rng.standard_normal((many, WIDTH)) for many in (len(drawings()), len(COLOURS), len(WEARS) + 1, 2)
-    )
+    colour, wears, facing = (rng.standard_normal((many, WIDTH)) for many in (len(COLOURS), len(WEARS) + 1, 2))
+    drawing = np.stack([_code(*each) for each in drawings()])
     pose = np.concatenate([scenes.pose[:, 0, :3], np.radians(scenes.pose[:, 0, 3:4]), scenes.pose[:, 0, 4:]], 1)
     waves = 6 * pose @ rng.standard_normal((pose.shape[1], WIDTH)) + rng.uniform(0, 2 * np.pi, WIDTH)
     states = [
@@ -140,6 +139,11 @@ def beyond_caption(scenes: Scenes) -> Tensor:
         np.cos(waves) + facing[(scenes.facing[:, 0] > 0).astype(int)] / 2**0.5,
     ]
     return torch.from_numpy(np.stack(states, 1)).half()
+
+
+def _code(*names: str) -> np.ndarray:
+    """Random numbers that depend on names alone: a drawing keeps them whichever others there are."""
+    return np.random.default_rng([CODES, *"/".join(names).encode()]).standard_normal(WIDTH)
 
 
 def pictures(rng: np.random.Generator, n: int) -> Scenes:

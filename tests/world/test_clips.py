@@ -266,3 +266,20 @@ def test_things_that_cross_hide_each_other_the_more_the_closer_their_lanes_are()
         hidden.append(1 - float(share.min()))
     assert hidden[0] > 0.5 and hidden[0] > hidden[1] > hidden[2] - 1e-6
     assert hidden[2] < 0.1
+
+
+def test_every_caption_and_prompt_of_the_lists_is_in_the_grammar_and_names_objects_that_there_are():
+    for each in (*LISTS, "default"):
+        for name, clip in read(each)["clips"].items():
+            for said in (clip["caption"], *clip["edits"].values()):
+                assert {thing.object for thing in parse(said)["things"]} <= set(objects()), (name, said)
+
+
+def test_clips_of_alike_things_are_one_at_each_occlusion_and_as_many_of_either_number():
+    alike = []
+    for name, clip in read("several")["clips"].items():
+        things = parse(clip["caption"])["things"]
+        if len(things) > len({thing.object for thing in things}):
+            alike.append((len(things), name.rsplit("-", 1)[1]))
+    assert sorted(percent for _, percent in alike) == ["0", "25", "50", "75"]
+    assert sorted(number for number, _ in alike) == [2, 2, 3, 3]

@@ -109,7 +109,7 @@ def test_maps_that_say_the_truth_cost_least(pool, truth):
 
 
 def test_a_third_goes_through_each_model_and_some_are_broken(pool, folder):
-    degraded, chosen = judge.Degraded(pool, folder), np.arange(66)
+    degraded, chosen = judge.Degrading(pool, folder), np.arange(66)
     (one, broken), (two, again) = (degraded.take(chosen, *randomness()) for _ in range(2))
     assert torch.equal(one, two) and torch.equal(broken, again)
     assert one.shape == (66, 3, 64, 64) and 0 <= one.min() and one.max() <= 1
@@ -120,9 +120,19 @@ def test_a_third_goes_through_each_model_and_some_are_broken(pool, folder):
     assert broken.nonzero()[:, 0].tolist() == [*range(2 * each), *range(66 - 2 * each, 66)]
 
 
+def test_all_pictures_of_a_pool_are_degraded_part_by_part_and_alike_each_time(pool, folder, monkeypatch):
+    monkeypatch.setattr(judge, "AT_ONCE", 66)
+    (one, broken), (two, _) = (judge.Degrading(pool, folder).all(3) for _ in range(2))
+    assert torch.equal(one, two) and one.dtype == torch.uint8 and one.shape == (len(pool), 3, 64, 64)
+    assert broken[:66].nonzero()[:, 0].tolist() == [0, 1, 2, 3, 62, 63, 64, 65] and broken[66:].sum() == 4
+    drawn = pool.pictures.float()
+    untouched = (one.float() - drawn).abs().mean((1, 2, 3))[44:62]
+    assert untouched.max() < 12 and (one.float() - drawn).abs().mean((1, 2, 3))[broken].min() > untouched.max()
+
+
 def test_without_a_unet_the_autoencoder_does(pool, folder, tmp_path):
     shutil.copytree(folder / "vae", tmp_path / "vae")
-    pictures, broken = judge.Degraded(pool, tmp_path).take(np.arange(66), *randomness())
+    pictures, broken = judge.Degrading(pool, tmp_path).take(np.arange(66), *randomness())
     assert pictures.isfinite().all() and broken.sum() == 3 * -(-66 // judge.BROKEN)
 
 

@@ -87,7 +87,30 @@ def test_who_edits_nothing_fails_every_claim_about_editing():
             assert settled({key: row})[key]["verdict"] == "fails", key
 
 
+@pytest.mark.parametrize("key", ["recall_number", "swaps_occlusion"])
+def test_a_slope_is_of_what_is_beyond_the_sources_own_and_per_thing_or_tenth_hidden(key):
+    claim = ALL["05_multi_object", key]
+    rows = [
+        {"method": method, "clip": f"clip-{clip}", "edit": "place", "group": "cross", "things": 1 + clip % 3,
+         "hidden": 0.05 * clip, "recall": 0.9 - edited * 0.1 * (1 + clip % 3) - 0.01 * (clip % 2),
+         "swaps": 0.02 * clip + edited * 0.03 * clip}
+        for clip in range(12)
+        for method, edited in (("the source clip itself", 0), ("no condition", 1))
+    ]  # fmt: skip
+    found = claim.found(claim.values(pd.DataFrame(rows)))
+    assert found.mean == pytest.approx(0.1 if key == "recall_number" else 0.06) and found.freedom == 10
+    assert claim.row(found)["verdict"] == "holds"
+    assert claim.found(claim.values(pd.DataFrame(rows[:4]))) is None
+    assert claim.values(pd.DataFrame([row for row in rows if row["method"] == "no condition"])) is None
+
+
+def test_where_nothing_was_recalled_or_swapped_nothing_is_known_of_it():
+    scores = table(**{"edited in motion": {"no condition": 0.7, "the source clip itself": 0.0}})
+    assert ALL["05_multi_object", "recall_number"].values(scores) is None
+
+
 def test_missed_is_what_recall_leaves():
     scores = table(recall={"no condition": 0.7}).assign(things=2.0, hidden=0.5)
-    claim = ALL["05_multi_object", "recall_number"]
-    np.testing.assert_allclose(claim.values(scores)["missed"], 1 - scores["recall"])
+    asked = ALL["05_multi_object", "recall_number"].asked_of(scores)
+    assert set(asked["edit"]) == {"place"}
+    np.testing.assert_allclose(asked["missed"], 1 - asked["recall"])

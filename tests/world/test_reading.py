@@ -125,16 +125,18 @@ def test_the_colour_is_that_of_the_pixels_that_show_a_thing_and_has_a_hue():
 
 
 @pytest.mark.parametrize("side", [64, 32])
-def test_what_is_read_at_a_place_is_the_mean_over_its_pixels(side):
+def test_what_is_read_at_a_place_is_the_mean_over_its_pixels_that_show_a_thing(side):
     maps = ballot(64, (0.25, 0.5, 0.5, 0.0, 0.0, 0.0, (0, 0, 0.5, 1)))
     objects = torch.zeros(64, 64, dtype=torch.long)
     objects[:, 48:] = 1
-    masks = torch.zeros(1, 3, side, side, dtype=torch.bool)
+    masks = torch.zeros(1, 4, side, side, dtype=torch.bool)
     masks[:, 0, :, : side // 2] = True
     masks[:, 1, :, side // 2 :] = True
+    masks[:, 3] = True
     read = reading_of(maps, objects).at(masks)
     torch.testing.assert_close(read.there[0, :2], torch.tensor([1.0, 0.0]), atol=0.02, rtol=0)
-    torch.testing.assert_close(read.object[0, :2], torch.tensor([[1.0, 0.0], [0.5, 0.5]]), atol=0.02, rtol=0)
+    torch.testing.assert_close(read.there[0, 3], torch.tensor(0.5), atol=0.02, rtol=0)
+    torch.testing.assert_close(read.object[0, [0, 3]], torch.tensor([[1.0, 0.0]] * 2), atol=0.02, rtol=0)
     torch.testing.assert_close(read.paint[0, 0], torch.tensor([0.8, 0.2, 0.1]), atol=0.02, rtol=0)
     assert read.there[0, 2].isnan() and read.object[0, 2].isnan().all()
 

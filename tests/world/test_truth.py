@@ -272,7 +272,7 @@ def test_a_source_left_as_it_is_has_its_motion_and_identity_and_no_edit(truth):
     assert scores["motion correlation"] == pytest.approx(1) and scores["background change"] == 0
     assert math.isnan(scores["identity kept"]) and math.isnan(scores["swaps"]) and math.isnan(scores["camera error"])
     kept = truth_scores(reading(truth), truth, replace(SAME, place="sea"), grey(), grey())
-    assert kept["identity kept"] == 1 and kept["edit success"] == 0 and math.isnan(kept["background change"])
+    assert kept["identity kept"] == kept["edit success"] == 0 and math.isnan(kept["background change"])
 
 
 def test_every_measure_that_the_protocol_asks_of_is_taken_of_an_edit_or_follows_from_one(truth):
@@ -423,7 +423,7 @@ def test_a_thing_that_is_missing_is_not_recalled_and_not_swapped(pair):
     other = reading(pair, seen_at=[("dog", "brown"), ("racing-car", "grey")])  # wrong, but not the other one
     assert recall(other, pair, PAIR) == 0.5 and swaps(other, pair, PAIR) == 0
     twice = reading(pair, seen_at=[("dog", "brown")] * 2)
-    assert recall(twice, pair, PAIR) == 0.5 and swaps(twice, pair, PAIR) == 1
+    assert recall(twice, pair, PAIR) == 0.5 and swaps(twice, pair, PAIR) == 0.5
 
 
 def test_things_of_one_object_are_told_apart_by_the_colours_asked(pair):
@@ -517,6 +517,25 @@ def test_things_that_pass_each_other_move_although_their_mean_does_not(pair):
     assert motion_error(still, pair)["motion correlation"] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("frame", [0, F - 1])
+@pytest.mark.parametrize("looks", [None, [("dog", "brown")] * 2])
+def test_of_several_things_in_one_frame_repeated_none_moves_although_the_true_ones_pass_each_other(pair, frame, looks):
+    still = located(reading(pair, at=poses(pair)[frame].expand(F, 2, 6), seen_at=looks), pair)
+    assert motion_error(still, pair)["motion correlation"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_new_thing_that_fills_a_part_of_the_old_ones_place_is_recalled(pair):
+    seen = reading(pair)
+    maps = seen.maps.clone()
+    for thing, frame in np.ndindex(2, F):  # of every mask the upper half shows nothing any more
+        mask = pair.masks[frame, thing].clone()
+        rows = mask.nonzero()[:, 0]
+        mask[int(rows.min() + rows.max()) // 2 :] = False
+        maps[frame, 0, mask] = -9
+    part = replace(seen, maps=maps)
+    assert (part.at(pair.masks).there < 0.6).all() and recall(part, pair, PAIR) == 1
+
+
 def test_a_track_with_gaps_counts_for_less_and_one_that_cannot_be_taken_is_missing(truth):
     def found(n):
         gap = poses(truth)
@@ -542,6 +561,7 @@ def test_a_reading_of_other_frames_is_refused(truth):
 
 def test_the_walk_cycle_is_compared_around_its_end(save):
     truth = read_truth(save(lambda k, p: {"x": 0.3 + 0.4 * p, "phase": 2 * p % 1}), F, SIDE, stride=2)
+    truth = replace(truth, phase=((8 * truth.phase).floor() + 0.5) / 8)  # what is drawn of it
     errors = [
         phase_error(reading(replace(truth, phase=(truth.phase + off) % 1)), truth, SAME) for off in (0, 0.1, 0.3, 0.5)
     ]
@@ -638,6 +658,13 @@ def test_flicker_rises_with_every_jitter_and_not_with_motion(number):
 
 def soft(frames, reach):
     return avg_pool2d(frames, 2 * reach + 1, 1, reach, count_include_pad=False)
+
+
+def test_grain_that_is_lost_makes_up_for_no_jitter():
+    frames, _ = drawn("path")
+    smooth = soft(frames, 1)
+    jitter = torch.tensor([0.0, 5.0] * (F // 2))[:, None, None, None] / 255
+    assert flicker(smooth + jitter, frames) > 0 > flicker(smooth, frames) > -0.6
 
 
 def test_flicker_is_in_grey_levels_and_a_moving_thing_has_none():

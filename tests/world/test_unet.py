@@ -26,6 +26,15 @@ def test_what_training_is_told_names_the_drawing_and_is_the_same_in_every_traini
     assert len(looks) > 0.6 * len(drawings()) and apart[~torch.eye(len(looks), dtype=bool)].min() > 10
 
 
+def test_a_drawing_is_told_alike_whichever_others_there_are(monkeypatch):
+    scenes = unet.pictures(np.random.default_rng(1), 40)
+    told, known = unet.beyond_caption(scenes), drawings()
+    monkeypatch.setattr(unet, "drawings", lambda: known[1:])
+    fewer = scenes.with_(drawing=scenes.drawing - 1)
+    there = fewer.drawing[:, 0] >= 0
+    torch.testing.assert_close(unet.beyond_caption(fewer)[there], told[there], rtol=0, atol=0)
+
+
 def test_what_training_is_told_takes_the_place_of_padding_alone():
     captions = plain(np.random.default_rng(0), 64).captions()
     scenes = random_scenes(np.random.default_rng(1), 2000)
