@@ -24,6 +24,8 @@ def reports(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     verify.CLAIMS.parent.mkdir(parents=True)
     verify.CLAIMS.write_text(json.dumps(ROWS))
+    readme.SCORES.parent.mkdir()
+    pd.DataFrame(columns=["method", "clip", "edit", "edit success"]).to_csv(readme.SCORES, index=False)
     own = {row["name"]: {k: v for k, v in row.items() if k not in ("section", "name")} for row in ROWS}
     (verify.CLAIMS.parent / "02_results.json").write_text(json.dumps(own))
     Path("reports/index.html").write_text(" ".join(measured(row) for row in ROWS))
