@@ -30,7 +30,20 @@ from transformers import (
 
 from world.fit import autocast, fit, replacing
 from world.pool import AT_ONCE, Pool
-from world.reading import MAPPED, NOTHING, SIDE, VOTES, Judge, find, hue, places, prepare, resize
+from world.reading import (
+    MAPPED,
+    NOTHING,
+    SIDE,
+    VOTES,
+    Judge,
+    beside,
+    cropped,
+    find,
+    hue,
+    places,
+    prepare,
+    resize,
+)
 from world.scenes import (
     BARE,
     COLOURS,
@@ -56,6 +69,7 @@ FRESH = range(2000, 2016)  # of those it is measured on
 HIDDEN = 0.15  # of which less is seen is not recognised
 BROKEN = 64  # one picture of so many is of each broken kind
 SEED = 9191  # of the pictures it is measured on
+ASTRAY = 0.03, 0.03, 0.08, 6.0, 0.08, 0.06  # how far from the truth the reader's crops are, as a finder errs
 
 
 @cache
@@ -78,7 +92,7 @@ def build() -> nn.ModuleDict:
     mapped = [f"{question}:{answer}" for question in MAPPED for answer in answers()[question] if answer != NOTHING]
     backbone = ResNetConfig(num_channels=5, embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[2, 1, 1, 1],
                             layer_type="basic", out_features=["stage1", "stage2", "stage3", "stage4"])  # fmt: skip
-    reader = ResNetConfig(num_channels=5, embedding_size=32, hidden_sizes=[48, 96, 160, 224], depths=[2, 2, 2, 2],
+    reader = ResNetConfig(num_channels=6, embedding_size=32, hidden_sizes=[48, 96, 160, 224], depths=[2, 2, 2, 2],
                           layer_type="basic", id2label=dict(enumerate(asked)))  # fmt: skip
     finder = UperNetConfig(backbone_config=backbone, hidden_size=48, pool_scales=[1, 2], use_auxiliary_head=False,
                            id2label=dict(enumerate(VOTES + mapped)))  # fmt: skip
@@ -255,13 +269,19 @@ class Pictures:
 
     def batch(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> dict[str, Tensor]:
         """`count` pictures, n 3 64 64 in [0, 1]; `visible`, n MOST 64 64 in [0, 1], of which broken pictures have
-        nothing; answers, things, walks and classes as in `Truth`."""
+        nothing; answers, things, walks and classes as in `Truth`; crops of what shows most, n 3 128 128 in [0, 1]."""
         chosen = rng.integers(len(self.pool), size=count)
         at = torch.from_numpy(chosen).to(self.pool.device)
         said, broken = self.truth.answers[at], self.broken[at]
         said[broken, 0] = len(objects())
+        pictures = augment(self.pictures[at] / 255, rng, generator)
+        main = self.truth.things[at, self.truth.main[at]]
+        poses = torch.cat([main[:, :3], torch.atan2(main[:, 3:4], main[:, 4:5]).rad2deg(), main[:, 5:7]], 1)
+        off = torch.randn(poses.shape, generator=generator, device=poses.device) * torch.tensor(ASTRAY).to(poses)
+        off[:, 2] *= poses[:, 2]
         return {
-            "pictures": augment(self.pictures[at] / 255, rng, generator),
+            "pictures": pictures,
+            "crops": cropped(pictures, poses + off),
             "visible": self.pool.visible[at] / 255 * ~broken[:, None, None, None],
             "answers": said,
             **{name: getattr(self.truth, name)[at] for name in ("things", "walks", "classes")},
@@ -278,7 +298,7 @@ def train(settings: dict, folder: Path, device: torch.device, stop_after=inf, se
         batch = data.batch(rng, generator, settings["batch"])
         seen = prepare(batch["pictures"]).contiguous(memory_format=torch.channels_last)
         with autocast(device):
-            logits, maps = model["reader"](seen).logits, find(model["finder"], seen)
+            logits, maps = model["reader"](beside(seen, batch["crops"])).logits, find(model["finder"], seen)
         return naming(logits.float(), batch["answers"]) + finding(maps.float(), batch)
 
     model = fit("judge", model, loss, settings, stop_after, seconds)
@@ -338,8 +358,9 @@ def settle(model: nn.ModuleDict, data: Pictures, settings: dict, batches: int = 
     for number in range(batches):
         rng = np.random.default_rng([settings["seed"], 8, number])
         generator = torch.Generator(data.pool.device).manual_seed(number)
-        seen = prepare(data.batch(rng, generator, settings["batch"])["pictures"])
-        model["reader"](seen)
+        batch = data.batch(rng, generator, settings["batch"])
+        seen = prepare(batch["pictures"])
+        model["reader"](beside(seen, batch["crops"]))
         find(model["finder"], seen)
     model.eval()
 

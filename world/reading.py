@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 from transformers import PreTrainedModel, ResNetForImageClassification, UperNetForSemanticSegmentation
 
 from tav.errors import InputError, loading
 
 SIDE = 64  # pixels at which every picture is judged
 FINE = 128  # the networks see the same picture doubled, since their first maps have a quarter of what they see
+CROP = 1.4  # sides of a thing that its crop shows
 NOTHING = "nothing"  # the object of a picture in which none can be recognised
 VOTES = ["thing", "x", "y", "size", "sin", "cos", "squash", "shear", "red", "green", "blue", "step sin", "step cos"]
 POSE, PAINT, STEP = slice(1, 8), slice(8, 11), slice(11, 13)  # which of the votes they are
@@ -89,13 +90,14 @@ class Reading:
 
 
 class Judge:
-    """Two stock transformers models: `reader` says what a picture shows, `finder` what is where.
+    """Two stock transformers models: `finder` says what is where, and then `reader` what a picture shows.
 
-    The reader, a ResNet classifier, has labels such as "object:dog": a question and one of its answers. The finder, an
-    UperNet, gives the maps `VOTES`: whether a pixel shows a thing, and what it votes for if it does: from itself to the
-    thing's centre, the thing's longer side, sine and cosine of its angle, how it is bent, its paint, sine and cosine of
-    its walk cycle. As votes come from what is seen, a thing that is partly hidden or outside the frame still has its
-    own centre. More maps, labelled as the reader's, are each pixel's object and colour.
+    The finder, an UperNet, gives the maps `VOTES`: whether a pixel shows a thing, and what it votes for if it does:
+    from itself to the thing's centre, the thing's longer side, sine and cosine of its angle, how it is bent, its paint,
+    sine and cosine of its walk cycle. As votes come from what is seen, a thing that is partly hidden or outside the
+    frame still has its own centre. More maps, labelled as the reader's, are each pixel's object and colour. The reader,
+    a ResNet classifier, sees the whole picture and a crop of what was found, see `cropped`; it has labels such as
+    "object:dog": a question and one of its answers.
     """
 
     def __init__(self, reader: ResNetForImageClassification, finder: UperNetForSemanticSegmentation):
@@ -124,9 +126,11 @@ class Judge:
             raise InputError(f"the judge reads frames f 3 h w, and these are {tuple(frames.shape)}: give it one clip")
         logits, maps = [], []
         for part in frames.split(AT_ONCE):
-            seen = prepare(part.to(self.reader.device, torch.float32))
-            logits.append(self.reader(seen).logits.cpu())
+            part = part.to(self.reader.device, torch.float32)
+            seen = prepare(part)
             maps.append(resize(find(self.finder, seen), SIDE).cpu())
+            poses = torch.cat([locate(of, 1) for of in maps[-1]]).to(part)
+            logits.append(self.reader(beside(seen, cropped(part, poses))).logits.cpu())
         logits, maps = torch.cat(logits), torch.cat(maps)
         probabilities = {question: logits[:, columns].softmax(1) for question, columns in self.columns.items()}
         names = {q: [self.answers[q][best] for best in p.argmax(1)] for q, p in probabilities.items()}
@@ -155,6 +159,28 @@ def prepare(pictures: Tensor) -> Tensor:
     pictures = resize(resize(pictures, SIDE), FINE)
     planes = repeat(places(FINE).to(pictures), "c h w -> f c h w", f=len(pictures))
     return torch.cat([pictures, planes], 1) * 2 - 1
+
+
+def cropped(pictures: Tensor, poses: Tensor) -> Tensor:
+    """A thing of each picture f 3 h w in [0, 1] turned upright, unbent and brought to size: f 3 128 128 in [0, 1].
+
+    poses: f 6, as `locate` has them; where one is nan the crop is grey. Which way the thing faces stays as it is.
+    """
+    found = ~poses.isnan().any(1)
+    x, y, size, angle, squash, shear = poses.nan_to_num(0).unbind(1)
+    turn = angle.deg2rad()
+    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).reshape(-1, 2, 2)
+    shape = torch.stack([(squash / 2).exp(), shear, 0 * shear, (-squash / 2).exp()], 1).reshape(-1, 2, 2)
+    centre = 2 * torch.stack([x, y], 1)[..., None] - 1
+    theta = torch.cat([rotation @ shape * (CROP * size)[:, None, None], centre], 2)
+    grid = affine_grid(theta, [len(pictures), 3, FINE, FINE], align_corners=False)
+    crops = grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+    return torch.where(found[:, None, None, None], crops, 0.5)
+
+
+def beside(prepared: Tensor, crops: Tensor) -> Tensor:
+    """What the reader takes, f 6 128 128 in [-1, 1]: the pictures as `prepare` gives them and crops of theirs."""
+    return torch.cat([prepared[:, :3], crops * 2 - 1], 1)
 
 
 def find(finder: UperNetForSemanticSegmentation, prepared: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate, one_hot
 from transformers import ResNetConfig, ResNetForImageClassification, UperNetConfig, UperNetForSemanticSegmentation
 
 from tav.errors import InputError
-from world.reading import NOTHING, VOTES, Judge, Reading, hue, locate, places
+from world.reading import CROP, FINE, NOTHING, VOTES, Judge, Reading, cropped, hue, locate, places
+from world.scenes import Renderer, plain
 
 ANSWERS = {"object": ["fox", "car", NOTHING], "drawing": ["fox/a", "fox/b", "car/a"], "style": ["3d", "pencil"],
            "place": ["sea"], "colour": ["red", "grey"]}  # fmt: skip
@@ -19,7 +21,7 @@ def stored(folder, votes=VOTES):
     backbone = ResNetConfig(**sizes, hidden_sizes=[8, 16], out_features=["stage1", "stage2"])
     finder = UperNetConfig(backbone_config=backbone, hidden_size=8, pool_scales=[1], use_auxiliary_head=False,
                            id2label=dict(enumerate([*votes, *MAPPED])))  # fmt: skip
-    reader = ResNetConfig(**sizes, hidden_sizes=[8, 16], id2label=dict(enumerate(LABELS)))
+    reader = ResNetConfig(**sizes | {"num_channels": 6}, hidden_sizes=[8, 16], id2label=dict(enumerate(LABELS)))
     ResNetForImageClassification(reader).half().save_pretrained(folder / "reader")
     UperNetForSemanticSegmentation(finder).half().save_pretrained(folder / "finder")
     return folder
@@ -87,6 +89,36 @@ def test_a_picture_is_read_alike_at_twice_its_size(folder):
     small, large = (interpolate(drawn, side, mode="bicubic").clamp(0, 1) for side in (64, 128))
     once, twice = judge.read(small).probabilities["object"], judge.read(large).probabilities["object"]
     assert (once - twice).abs().max() < 0.1 * (once[0] - once[1]).abs().max()
+
+
+@pytest.mark.parametrize("facing", [1, -1])
+def test_a_crop_shows_a_thing_alike_however_it_stands(facing):
+    n, rng, render = 12, np.random.default_rng(5), Renderer()
+    upright = plain(rng, n).with_(style=np.zeros(n, int), view=np.tile([0.0, 0.0, 1.0], (n, 1)))
+    upright = upright.with_(facing=np.full_like(upright.facing, facing))
+    pose = upright.pose.copy()
+    pose[:, 0] = [0.5, 0.5, 0.7, 0, 0, 0]
+    others = pose.copy()
+    others[:, 0] = np.stack([*rng.uniform(0.4, 0.6, (2, n)), rng.uniform(0.45, 0.55, n), rng.uniform(-90, 90, n),
+                             rng.uniform(-0.4, 0.4, n), rng.uniform(-0.3, 0.3, n)], 1)  # fmt: skip
+    one, other = (render(upright.with_(pose=each)) for each in (pose, others))
+    crops, masks = [], []
+    for drawn, each in ((one, pose), (other, others)):
+        poses = torch.from_numpy(each[:, 0]).float()
+        crops.append(cropped(drawn.pictures, poses))
+        masks.append(cropped(drawn.visible[:, :1].expand(-1, 3, -1, -1), poses)[:, 0] > 0.5)
+    both, either = (masks[0] & masks[1]).sum((1, 2)), (masks[0] | masks[1]).sum((1, 2))
+    assert (both / either).min() > 0.8 and (both / either).mean() > 0.9
+    wide = masks[0].any(1).sum(1).maximum(masks[0].any(2).sum(1))
+    assert (wide / FINE - 1 / CROP).abs().max() < 0.06
+    off = (crops[0] - crops[1]).abs().mean(1)
+    assert float(off[masks[0] & masks[1]].mean()) < 0.1
+
+
+def test_where_nothing_was_found_the_crop_is_grey():
+    poses = torch.tensor([[0.5, 0.5, 0.5, 0, 0, 0], [torch.nan] * 6])
+    crops = cropped(torch.rand(2, 3, 64, 64), poses)
+    assert (crops[1] == 0.5).all() and not (crops[0] == 0.5).all()
 
 
 def test_votes_give_the_thing_even_where_most_of_it_is_outside_the_frame():
