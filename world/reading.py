@@ -168,14 +168,19 @@ def cropped(pictures: Tensor, poses: Tensor) -> Tensor:
     """
     found = ~poses.isnan().any(1)
     x, y, size, angle, squash, shear = poses.nan_to_num(0).unbind(1)
-    turn = angle.deg2rad()
-    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).reshape(-1, 2, 2)
-    shape = torch.stack([(squash / 2).exp(), shear, 0 * shear, (-squash / 2).exp()], 1).reshape(-1, 2, 2)
     centre = 2 * torch.stack([x, y], 1)[..., None] - 1
-    theta = torch.cat([rotation @ shape * (CROP * size)[:, None, None], centre], 2)
+    theta = torch.cat([turned(angle, squash, shear) * (CROP * size)[:, None, None], centre], 2)
     grid = affine_grid(theta, [len(pictures), 3, FINE, FINE], align_corners=False)
     crops = grid_sample(pictures, grid, padding_mode="border", align_corners=False)
     return torch.where(found[:, None, None, None], crops, 0.5)
+
+
+def turned(angle: Tensor, squash: Tensor, shear: Tensor) -> Tensor:
+    """What a thing's own directions, right and down, become when it is bent and then turned: n each -> n 2 2."""
+    turn = angle.deg2rad()
+    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).reshape(-1, 2, 2)
+    shape = torch.stack([(squash / 2).exp(), shear, torch.zeros_like(shear), (-squash / 2).exp()], 1).reshape(-1, 2, 2)
+    return rotation @ shape
 
 
 def beside(prepared: Tensor, crops: Tensor) -> Tensor:

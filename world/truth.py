@@ -25,7 +25,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from tav.errors import InputError, one_line
 from world.camera import camera_error
-from world.reading import MAPPED, NOTHING, SIDE, Reading, locate, resize
+from world.reading import MAPPED, NOTHING, SIDE, Reading, locate, resize, turned
 
 SEEN = 0.25  # of a thing, for it to count
 THERE = 0.25  # how likely the pixels of a place have to show a thing: another one may fill a fourth of it
@@ -377,10 +377,7 @@ def moves(truth: Truth) -> bool:
 def _displacement(pose: Tensor, known: Tensor) -> Tensor:
     """Of one thing's poses f 6, how far centre and edges are from their means, in sides: f 6; 0 where not `known`."""
     x, y, size, angle, squash, shear = pose.double().unbind(-1)
-    turn, half, zero = angle.deg2rad(), size / 2, torch.zeros_like(x, dtype=torch.float64)
-    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], -1).reshape(-1, 2, 2)
-    shape = torch.stack([(squash / 2).exp(), shear, zero, (-squash / 2).exp()], -1).reshape(-1, 2, 2)
-    edges = (rotation @ shape * half[:, None, None]).flatten(1)
+    edges = (turned(angle, squash, shear) * (size / 2)[:, None, None]).flatten(1)
     points = torch.cat([torch.stack([x, y], -1), edges], -1)
     return torch.where(known[:, None], points - points[known].mean(0), 0)
 
