@@ -191,7 +191,7 @@ def test_what_no_method_does_is_scored_by_a_judge(models, monkeypatch):
 def test_every_figure_is_written_and_the_readme_keeps_the_rest(models, monkeypatch, here):
     (here / "README.md").write_text("before\n<!-- gates -->\nformer\n<!-- end -->\nafter\n")
     monkeypatch.setattr(gates, "autoencoder", lambda *_: {"seen": 31.0, "unseen": 28.0})
-    for part in ("inversion", "right", "openness", "room", "trivial"):
+    for part in ("inversion", "right", "openness", "room", "trivial", "several"):
         monkeypatch.setattr(gates, part, lambda *_: {})
     monkeypatch.setattr(gates, "sampled", lambda *_: ([], None))
     monkeypatch.setattr(gates.judge, "measure", lambda *_: {"drawn": {"style": 97.0}})
