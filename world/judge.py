@@ -92,7 +92,7 @@ def build() -> nn.ModuleDict:
     mapped = [f"{question}:{answer}" for question in MAPPED for answer in answers()[question] if answer != NOTHING]
     backbone = ResNetConfig(num_channels=5, embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[2, 1, 1, 1],
                             layer_type="basic", out_features=["stage1", "stage2", "stage3", "stage4"])  # fmt: skip
-    reader = ResNetConfig(num_channels=6, embedding_size=32, hidden_sizes=[48, 96, 160, 224], depths=[2, 2, 2, 2],
+    reader = ResNetConfig(num_channels=6, embedding_size=32, hidden_sizes=[48, 96, 192, 256], depths=[1, 2, 2, 1],
                           layer_type="basic", id2label=dict(enumerate(asked)))  # fmt: skip
     finder = UperNetConfig(backbone_config=backbone, hidden_size=48, pool_scales=[1, 2], use_auxiliary_head=False,
                            id2label=dict(enumerate(VOTES + mapped)))  # fmt: skip
@@ -268,37 +268,63 @@ class Pictures:
         self.pictures, self.broken = Degrading(self.pool, folder).all(settings["seed"])
 
     def batch(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> dict[str, Tensor]:
-        """`count` pictures, n 3 64 64 in [0, 1]; `visible`, n MOST 64 64 in [0, 1], of which broken pictures have
-        nothing; answers, things, walks and classes as in `Truth`; crops of what shows most, n 3 128 128 in [0, 1]."""
+        """`count` pictures, half of them mirrored, n 3 64 64 in [0, 1]; `visible`, n MOST 64 64 in [0, 1], of which
+        broken pictures have nothing; answers, things, walks and classes as in `Truth`; crops of what shows most,
+        n 3 96 96 in [0, 1], half of those of broken pictures as if nothing had been found."""
         chosen = rng.integers(len(self.pool), size=count)
         at = torch.from_numpy(chosen).to(self.pool.device)
-        said, broken = self.truth.answers[at], self.broken[at]
-        said[broken, 0] = len(objects())
-        pictures = augment(self.pictures[at] / 255, rng, generator)
-        main = self.truth.things[at, self.truth.main[at]]
-        poses = torch.cat([main[:, :3], torch.atan2(main[:, 3:4], main[:, 4:5]).rad2deg(), main[:, 5:7]], 1)
+        broken, pictures = self.broken[at], self.pictures[at] / 255
+        batch = {name: getattr(self.truth, name)[at] for name in ("answers", "things", "walks", "classes")}
+        batch["answers"][broken, 0] = len(objects())
+        batch["visible"] = self.pool.visible[at] / 255 * ~broken[:, None, None, None]
+        turned = torch.arange(count) % 2 == 0
+        for name, part in mirrored(pictures[turned], {name: part[turned] for name, part in batch.items()}).items():
+            (pictures if name == "pictures" else batch[name])[turned] = part
+        pictures = augment(pictures, rng, generator)
+        poses = pose_of(batch["things"][torch.arange(count), self.truth.main[at]])
         off = torch.randn(poses.shape, generator=generator, device=poses.device) * torch.tensor(ASTRAY).to(poses)
         off[:, 2] *= poses[:, 2]
-        return {
-            "pictures": pictures,
-            "crops": cropped(pictures, poses + off),
-            "visible": self.pool.visible[at] / 255 * ~broken[:, None, None, None],
-            "answers": said,
-            **{name: getattr(self.truth, name)[at] for name in ("things", "walks", "classes")},
-        }
+        poses[broken & (torch.arange(count, device=broken.device) % 4 < 2)] = torch.nan
+        return batch | {"pictures": pictures, "crops": cropped(pictures, poses + off)}
+
+
+def mirrored(pictures: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a batch of `Pictures` says of its pictures n 3 h w, and these, when left and right change places."""
+    said, things, facing = batch["answers"].clone(), batch["things"].clone(), list(answers()).index("facing")
+    said[:, facing] = 1 - said[:, facing]
+    things[..., 0] = 1 - things[..., 0]
+    things[..., [3, 6]] *= -1  # the sine of the angle, and the shear
+    flipped = {"pictures": pictures.flip(-1), "visible": batch["visible"].flip(-1)}
+    return batch | flipped | {"answers": said, "things": things}
+
+
+def pose_of(things: Tensor) -> Tensor:
+    """Rows of `Truth.things` as `locate` has them: (n, 6)."""
+    angle = torch.atan2(things[:, 3], things[:, 4]).rad2deg()
+    return torch.cat([things[:, :3], angle[:, None], things[:, 5:7]], 1)
 
 
 def train(settings: dict, folder: Path, device: torch.device, stop_after=inf, seconds=None) -> None:
-    """Train both networks on the same pictures and publish `folder`/judge."""
+    """Train both networks on the same pictures and publish `folder`/judge.
+
+    settings: those of `fit`, pool (pictures that are drawn) and warm (start from the published weights).
+    """
     data = Pictures(settings, folder, device)
     torch.manual_seed(settings["seed"])
-    model = build().to(device, memory_format=torch.channels_last)
+    model = build()
+    if settings["warm"]:
+        published = Judge.load(folder / "judge", "cpu")
+        model = nn.ModuleDict({"reader": published.reader, "finder": published.finder})
+    model = model.to(device, memory_format=torch.channels_last)
+    reader, finder = torch.compile(model["reader"]), torch.compile(lambda seen: find(model["finder"], seen))
 
     def loss(model, rng, generator):
         batch = data.batch(rng, generator, settings["batch"])
-        seen = prepare(batch["pictures"]).contiguous(memory_format=torch.channels_last)
         with autocast(device):
-            logits, maps = model["reader"](beside(seen, batch["crops"])).logits, find(model["finder"], seen)
+            logits = reader(
+                beside(batch["pictures"], batch["crops"]).contiguous(memory_format=torch.channels_last)
+            ).logits
+            maps = finder(prepare(batch["pictures"]).contiguous(memory_format=torch.channels_last))
         return naming(logits.float(), batch["answers"]) + finding(maps.float(), batch)
 
     model = fit("judge", model, loss, settings, stop_after, seconds)
@@ -359,9 +385,8 @@ def settle(model: nn.ModuleDict, data: Pictures, settings: dict, batches: int = 
         rng = np.random.default_rng([settings["seed"], 8, number])
         generator = torch.Generator(data.pool.device).manual_seed(number)
         batch = data.batch(rng, generator, settings["batch"])
-        seen = prepare(batch["pictures"])
-        model["reader"](beside(seen, batch["crops"]))
-        find(model["finder"], seen)
+        model["reader"](beside(batch["pictures"], batch["crops"]))
+        find(model["finder"], prepare(batch["pictures"]))
     model.eval()
 
 
@@ -400,10 +425,9 @@ def compare(judge: Judge, frames: Tensor, pool: Pool) -> dict[str, float]:
     figures["nothing"] = 100 * float((~reading.recognisable[known]).float().mean())
     grey = torch.tensor([name in GREY_COLOURS for name in COLOURS])[said[:, list(answers()).index("colour")]]
     found = reading.things(1)[:, 0]
-    true = torch.atan2(thing[:, 3], thing[:, 4]).rad2deg()
     errors = {
         "hue": _turned(hue(reading.colour), hue(thing[:, 7:10]))[known & ~grey],
-        "angle": _turned(found[:, 3], true)[known],
+        "angle": _turned(found[:, 3], pose_of(thing)[:, 3])[known],
         "centre": 100 * (found[:, :2] - thing[:, :2]).norm(dim=1)[known],
         "size": 100 * (found[:, 2] - thing[:, 2]).abs()[known],
     }

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, ResNetForImageClassification, UperNetF
 from tav.errors import InputError, loading
 
 SIDE = 64  # pixels at which every picture is judged
-FINE = 128  # the networks see the same picture doubled, since their first maps have a quarter of what they see
+FINE = 128  # the finder sees the same picture doubled, since its first maps have a quarter of what it sees
+SEEN = 96  # pixels at which the reader sees a picture and a crop of it
 CROP = 1.4  # sides of a thing that its crop shows
 NOTHING = "nothing"  # the object of a picture in which none can be recognised
 VOTES = ["thing", "x", "y", "size", "sin", "cos", "squash", "shear", "red", "green", "blue", "step sin", "step cos"]
@@ -130,7 +131,7 @@ class Judge:
             seen = prepare(part)
             maps.append(resize(find(self.finder, seen), SIDE).cpu())
             poses = torch.cat([locate(of, 1) for of in maps[-1]]).to(part)
-            logits.append(self.reader(beside(seen, cropped(part, poses))).logits.cpu())
+            logits.append(self.reader(beside(part, cropped(part, poses))).logits.cpu())
         logits, maps = torch.cat(logits), torch.cat(maps)
         probabilities = {question: logits[:, columns].softmax(1) for question, columns in self.columns.items()}
         names = {q: [self.answers[q][best] for best in p.argmax(1)] for q, p in probabilities.items()}
@@ -142,7 +143,10 @@ class Judge:
 def resize(pictures: Tensor, size: int | tuple[int, int]) -> Tensor:
     """Pictures f c h w at another size, without aliasing."""
     size = (size, size) if isinstance(size, int) else tuple(size)
-    return pictures if pictures.shape[-2:] == size else interpolate(pictures, size, mode="bilinear", antialias=True)
+    if pictures.shape[-2:] == size:
+        return pictures
+    smaller = size[0] < pictures.shape[-2] or size[1] < pictures.shape[-1]
+    return interpolate(pictures, size, mode="bilinear", antialias=smaller)
 
 
 def places(side: int) -> Tensor:
@@ -152,7 +156,7 @@ def places(side: int) -> Tensor:
 
 
 def prepare(pictures: Tensor) -> Tensor:
-    """Pictures f 3 h w in [0, 1] -> what both networks take, f 5 128 128 in [-1, 1]: colours, and each pixel's x, y.
+    """Pictures f 3 h w in [0, 1] -> what the finder takes, f 5 128 128 in [-1, 1]: colours, and each pixel's x, y.
 
     Pooling forgets where something was seen; with these two planes a network can tell.
     """
@@ -162,7 +166,7 @@ def prepare(pictures: Tensor) -> Tensor:
 
 
 def cropped(pictures: Tensor, poses: Tensor) -> Tensor:
-    """A thing of each picture f 3 h w in [0, 1] turned upright, unbent and brought to size: f 3 128 128 in [0, 1].
+    """A thing of each picture f 3 h w in [0, 1] turned upright, unbent and brought to size: f 3 96 96 in [0, 1].
 
     poses: f 6, as `locate` has them; where one is nan the crop is grey. Which way the thing faces stays as it is.
     """
@@ -170,7 +174,7 @@ def cropped(pictures: Tensor, poses: Tensor) -> Tensor:
     x, y, size, angle, squash, shear = poses.nan_to_num(0).unbind(1)
     centre = 2 * torch.stack([x, y], 1)[..., None] - 1
     theta = torch.cat([turned(angle, squash, shear) * (CROP * size)[:, None, None], centre], 2)
-    grid = affine_grid(theta, [len(pictures), 3, FINE, FINE], align_corners=False)
+    grid = affine_grid(theta, [len(pictures), 3, SEEN, SEEN], align_corners=False)
     crops = grid_sample(pictures, grid, padding_mode="border", align_corners=False)
     return torch.where(found[:, None, None, None], crops, 0.5)
 
@@ -183,9 +187,9 @@ def turned(angle: Tensor, squash: Tensor, shear: Tensor) -> Tensor:
     return rotation @ shape
 
 
-def beside(prepared: Tensor, crops: Tensor) -> Tensor:
-    """What the reader takes, f 6 128 128 in [-1, 1]: the pictures as `prepare` gives them and crops of theirs."""
-    return torch.cat([prepared[:, :3], crops * 2 - 1], 1)
+def beside(pictures: Tensor, crops: Tensor) -> Tensor:
+    """What the reader takes, f 6 96 96 in [-1, 1]: pictures f 3 h w in [0, 1] and crops of theirs."""
+    return torch.cat([resize(resize(pictures, SIDE), SEEN), crops], 1) * 2 - 1
 
 
 def find(finder: UperNetForSemanticSegmentation, prepared: Tensor) -> Tensor:

@@ -156,9 +156,41 @@ def test_augmented_pictures_keep_their_things_and_colours(pool):
     assert 1 < turned.abs().max() < 5
 
 
+def test_a_mirrored_batch_is_what_the_mirrored_scenes_are_drawn_as(pool, truth):
+    told, names = pool.scenes, ("answers", "things", "walks", "classes")
+    pose = told.pose * [-1, 1, 1, -1, 1, -1] + [1, 0, 0, 0, 0, 0]
+    other = Pool(len(pool), 5, CPU, layouts=judge.LAYOUTS, masks=True,
+                 draw=lambda rng, n: told.with_(pose=pose, facing=-told.facing))  # fmt: skip
+    again = judge.Truth(other)
+    alike = (truth.main == again.main) & (truth.answers[:, 0] == again.answers[:, 0])
+    alone = (told.front == BARE) & alike.numpy()
+    batch = judge.mirrored(pool.pictures, {name: getattr(truth, name) for name in names} | {"visible": pool.visible})
+    assert torch.equal(batch["pictures"], pool.pictures.flip(-1)) and alone.sum() > 40
+    one, two = batch["visible"][alone] > 127, other.visible[alone] > 127
+    assert (one & two).sum() / (one | two).sum() > 0.97
+    assert torch.equal(batch["answers"][alone], again.answers[alone])
+    torch.testing.assert_close(batch["things"][alone], again.things[alone])
+    assert not torch.equal(batch["answers"], truth.answers)
+
+
+def test_training_goes_on_from_the_published_judge(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "STATE", tmp_path / "state")
+    monkeypatch.setattr(torch, "compile", lambda model: model)  # the other trainings compile
+    monkeypatch.setattr(judge.settle, "__defaults__", (1,))
+    monkeypatch.setattr(judge, "LAYOUTS", range(1000, 1002))
+    shutil.copytree(folder, tmp_path / "models")
+    weights = []
+    for seed, warm, rate in ((5, False, 1e-3), (6, True, 0.0)):
+        settings = {"pictures": 4, "pool": 8, "batch": 4, "learning_rate": rate, "warmup": 1, "average": 0.9,
+                    "seed": seed, "save_every": 1, "warm": warm}  # fmt: skip
+        judge.train(settings, tmp_path / "models", CPU)
+        weights.append(Judge.load(tmp_path / "models" / "judge", "cpu").reader.classifier[1].weight)
+    torch.testing.assert_close(*weights)
+
+
 def test_training_publishes_a_judge_and_interrupted_training_the_same_one(folder, tmp_path, monkeypatch):
     settings = {"pictures": 8, "pool": 12, "batch": 4, "learning_rate": 1e-3, "warmup": 1, "average": 0.9, "seed": 5,
-                "save_every": 1}  # fmt: skip
+                "save_every": 1, "warm": False}  # fmt: skip
     monkeypatch.setattr(judge.settle, "__defaults__", (1,))
     monkeypatch.setattr(judge, "LAYOUTS", range(1000, 1002))
     read = []

@@ -5,7 +5,7 @@ from torch.nn.functional import interpolate, one_hot
 from transformers import ResNetConfig, ResNetForImageClassification, UperNetConfig, UperNetForSemanticSegmentation
 
 from tav.errors import InputError
-from world.reading import CROP, FINE, NOTHING, VOTES, Judge, Reading, cropped, hue, locate, places
+from world.reading import CROP, NOTHING, SEEN, VOTES, Judge, Reading, cropped, hue, locate, places
 from world.scenes import Renderer, plain
 
 ANSWERS = {"object": ["fox", "car", NOTHING], "drawing": ["fox/a", "fox/b", "car/a"], "style": ["3d", "pencil"],
@@ -110,7 +110,7 @@ def test_a_crop_shows_a_thing_alike_however_it_stands(facing):
     both, either = (masks[0] & masks[1]).sum((1, 2)), (masks[0] | masks[1]).sum((1, 2))
     assert (both / either).min() > 0.8 and (both / either).mean() > 0.9
     wide = masks[0].any(1).sum(1).maximum(masks[0].any(2).sum(1))
-    assert (wide / FINE - 1 / CROP).abs().max() < 0.06
+    assert (wide / SEEN - 1 / CROP).abs().max() < 0.06
     off = (crops[0] - crops[1]).abs().mean(1)
     assert float(off[masks[0] & masks[1]].mean()) < 0.1
 
