@@ -29,7 +29,7 @@ from world.judge import FRESH
 from world.pool import Pool
 from world.reading import Judge
 from world.scenes import PLACES, STYLES, Renderer, Scenes, Thing, describe, names, objects, plain, random_scenes
-from world.truth import asks, identity_stability, read_truth, recall, swaps, truth_scores
+from world.truth import asks, identity_stability, read, read_truth, recall, swaps, truth_scores
 
 HERE = Path("world")
 SEED = 7331
@@ -256,7 +256,7 @@ def several(reader: Judge) -> dict:
     found: dict[str, list[float]] = {"recall": [], "swaps": []}
     for _name, facts in listed("several"):
         truth = read_truth(**facts["source"], num_frames=FRAMES, size=64)
-        reading = reader.read(read_clip(**facts["source"], num_frames=FRAMES, size=64) / 2 + 0.5)
+        reading = read(reader, read_clip(**facts["source"], num_frames=FRAMES, size=64) / 2 + 0.5, truth)
         asked = asks(facts["caption"], reader.answers)
         if len(truth.shown) > 1:
             found["recall"].append(recall(reading, truth, asked))

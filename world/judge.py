@@ -66,7 +66,8 @@ from world.unet import scheduler
 
 LAYOUTS = range(1000, 1064)  # of the places that the judge learns from
 FRESH = range(2000, 2016)  # of those it is measured on
-HIDDEN = 0.15  # of which less is seen is not recognised
+HIDDEN, SEEN = 0.15, 0.25  # of which less is seen is not recognised; of which as much is, is asked about
+EMPTY = 0.06  # share of crops that show a place where no thing is, if there is such a place
 BROKEN = 64  # one picture of so many is of each broken kind
 SEED = 9191  # of the pictures it is measured on
 ASTRAY = 0.03, 0.03, 0.08, 6.0, 0.08, 0.06  # how far from the truth the reader's crops are, as a finder errs
@@ -74,7 +75,7 @@ ASTRAY = 0.03, 0.03, 0.08, 6.0, 0.08, 0.06  # how far from the truth the reader'
 
 @cache
 def answers() -> dict[str, list[str]]:
-    """What the reader can say, per question; only the thing that shows most is asked for."""
+    """What the reader can say, per question, of the thing that its crop shows."""
     return {
         "object": [*objects(), NOTHING],
         "drawing": [f"{name}/{drawing}" for name, drawing in drawings()],
@@ -128,25 +129,23 @@ def scenes(rng: np.random.Generator, n: int) -> Scenes:
 class Truth:
     """What the n pictures of a pool show, on its device.
 
-    answers: n questions, numbers of the answers. main: n, which thing shows most. things: n MOST 12, what a pixel of
-    each thing should vote for, x and y absolute. walks: n MOST, whether it has a walk cycle. classes: n MOST 2, object
-    and colour.
+    answers: n MOST questions, numbers of the answers. main: n, which thing shows most. seen: n MOST, whether so much of
+    a thing is seen that it can be asked about. things: n MOST 12, what a pixel of each thing should vote for, x and y
+    absolute. walks: n MOST, whether it has a walk cycle. classes: n MOST 2, object and colour.
     """
 
     def __init__(self, pool: Pool) -> None:
-        told, rows = pool.scenes, np.arange(len(pool))
+        told, share = pool.scenes, pool.share.cpu().numpy()
         area = torch.stack([pool.visible[:, k].sum((1, 2), dtype=torch.float32) for k in range(MOST)], 1).cpu().numpy()
-        main = area.argmax(1)
-        hidden = pool.share.cpu().numpy()[rows, main] < HIDDEN
         owner = objects_of(told.drawing)
         columns = {
-            "object": np.where(hidden, len(objects()), owner[rows, main]),
-            "drawing": told.drawing[rows, main],
-            "style": told.style,
-            "place": told.place,
-            "facing": (told.facing[rows, main] > 0).astype(int),
-            "wears": told.wears[rows, main] - BARE,
-            "colour": told.colour[rows, main],
+            "object": np.where(share < HIDDEN, len(objects()), owner),
+            "drawing": told.drawing,
+            "style": told.style[:, None].repeat(MOST, 1),
+            "place": told.place[:, None].repeat(MOST, 1),
+            "facing": (told.facing > 0).astype(int),
+            "wears": told.wears - BARE,
+            "colour": told.colour,
         }
         steps = atlas(str(pool.device)).frames[told.drawing]
         middle = (np.floor(told.phase * steps) + 0.5) / steps  # of the phases that are drawn alike
@@ -157,8 +156,9 @@ class Truth:
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(pool.device)
 
-        self.answers = tensor(np.stack([columns[question] for question in answers()], 1).astype(np.int64))
-        self.main, self.things, self.walks = tensor(main), tensor(things), tensor(steps > 1)
+        self.answers = tensor(np.stack([columns[question] for question in answers()], 2).astype(np.int64))
+        self.main, self.things, self.walks = tensor(area.argmax(1)), tensor(things), tensor(steps > 1)
+        self.seen = tensor((share >= SEEN) & (np.arange(MOST) < told.count[:, None]))
         self.classes = tensor(np.stack([owner, told.colour], -1).astype(np.int64))
 
 
@@ -269,29 +269,41 @@ class Pictures:
 
     def batch(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> dict[str, Tensor]:
         """`count` pictures, half of them mirrored, n 3 64 64 in [0, 1]; `visible`, n MOST 64 64 in [0, 1], of which
-        broken pictures have nothing; answers, things, walks and classes as in `Truth`; crops of what shows most,
-        n 3 96 96 in [0, 1], half of those of broken pictures as if nothing had been found."""
+        broken pictures have nothing; things, walks and classes as in `Truth`; crops, n 3 96 96 in [0, 1], and answers,
+        n questions, about what they show: any thing that is seen, else what shows most, a place without a thing, or,
+        of half of the broken pictures, nothing that was found."""
         chosen = rng.integers(len(self.pool), size=count)
-        at = torch.from_numpy(chosen).to(self.pool.device)
+        at, device = torch.from_numpy(chosen).to(self.pool.device), self.pool.device
         broken, pictures = self.broken[at], self.pictures[at] / 255
-        batch = {name: getattr(self.truth, name)[at] for name in ("answers", "things", "walks", "classes")}
-        batch["answers"][broken, 0] = len(objects())
+        names = ("answers", "seen", "main", "things", "walks", "classes")
+        batch = {name: getattr(self.truth, name)[at] for name in names}
         batch["visible"] = self.pool.visible[at] / 255 * ~broken[:, None, None, None]
         turned = torch.arange(count) % 2 == 0
         for name, part in mirrored(pictures[turned], {name: part[turned] for name, part in batch.items()}).items():
             (pictures if name == "pictures" else batch[name])[turned] = part
-        pictures = augment(pictures, rng, generator)
-        poses = pose_of(batch["things"][torch.arange(count), self.truth.main[at]])
-        off = torch.randn(poses.shape, generator=generator, device=poses.device) * torch.tensor(ASTRAY).to(poses)
+        pictures, every = augment(pictures, rng, generator), torch.arange(count, device=device)
+
+        def random(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=device)
+
+        seen = random(count, MOST) * batch.pop("seen")
+        which = torch.where(seen.any(1), seen.argmax(1), batch.pop("main"))
+        said, poses = batch["answers"][every, which], pose_of(batch["things"][every, which])
+        off = torch.randn(poses.shape, generator=generator, device=device) * torch.tensor(ASTRAY).to(poses)
         off[:, 2] *= poses[:, 2]
-        poses[broken & (torch.arange(count, device=broken.device) % 4 < 2)] = torch.nan
-        return batch | {"pictures": pictures, "crops": cropped(pictures, poses + off)}
+        elsewhere = torch.cat([random(count, 2), 0.3 + 0.4 * random(count, 1), 0 * poses[:, 3:]], 1)
+        around = cropped(batch["visible"].sum(1, keepdim=True), elsewhere).mean((1, 2, 3))
+        empty = (random(count) < EMPTY) & (around < 0.01)
+        poses = torch.where(empty[:, None], elsewhere, poses + off)
+        poses[broken & (every % 4 < 2)] = torch.nan
+        said[broken | empty, 0] = len(objects())
+        return batch | {"pictures": pictures, "crops": cropped(pictures, poses), "answers": said}
 
 
 def mirrored(pictures: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a batch of `Pictures` says of its pictures n 3 h w, and these, when left and right change places."""
     said, things, facing = batch["answers"].clone(), batch["things"].clone(), list(answers()).index("facing")
-    said[:, facing] = 1 - said[:, facing]
+    said[..., facing] = 1 - said[..., facing]
     things[..., 0] = 1 - things[..., 0]
     things[..., [3, 6]] *= -1  # the sine of the angle, and the shear
     flipped = {"pictures": pictures.flip(-1), "visible": batch["visible"].flip(-1)}
@@ -411,17 +423,18 @@ def measure(models: Path, device: torch.device, count: int = 1000) -> dict:
 def compare(judge: Judge, frames: Tensor, pool: Pool) -> dict[str, float]:
     """The judge's readings of a pool's pictures f 3 h w, one thing each, against their truth.
 
-    Per cent right per question; "nothing", per cent called so, wrongly; medians of the errors of hue (of colours that
-    have one) and angle in degrees, of centre and size in per cent of the side; "mask", the intersection over union.
-    Pictures whose thing is hidden are left out.
+    Per cent right per question; "object there", of what is read at the true place; "nothing", per cent called so,
+    wrongly; medians of the errors of hue (of colours that have one) and angle in degrees, of centre and size in per
+    cent of the side; "mask", the intersection over union. Pictures whose thing is hidden are left out.
     """
-    truth, reading = Truth(pool), judge.read(frames)
-    known = (truth.answers[:, 0] < len(objects())).cpu()
-    said, thing = truth.answers.cpu(), truth.things[:, 0].cpu()
-    figures = {}
+    truth = Truth(pool)
+    said, thing = truth.answers[:, 0].cpu(), truth.things[:, 0].cpu()
+    known, reading, figures = said[:, 0] < len(objects()), judge.read(frames, pose_of(thing)[:, None]), {}
     for question, column in zip(answers(), said.T, strict=True):
         right = reading.probabilities[question].argmax(1) == column
         figures[question] = 100 * float(right[known].float().mean())
+    there = torch.tensor([judge.answers["object"].index(name) for (name,) in reading.told.object]) == said[:, 0]
+    figures["object there"] = 100 * float(there[known].float().mean())
     figures["nothing"] = 100 * float((~reading.recognisable[known]).float().mean())
     grey = torch.tensor([name in GREY_COLOURS for name in COLOURS])[said[:, list(answers()).index("colour")]]
     found = reading.things(1)[:, 0]

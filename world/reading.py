@@ -24,17 +24,14 @@ AT_ONCE = 64  # pictures through the networks
 
 
 @dataclass(frozen=True)
-class Places:
-    """What is read at k given places of f frames, the mean over the pixels of each; nan where a place has none.
+class Told:
+    """What the reader says of k given places of f frames, each the likeliest answer: f lists of k names.
 
-    there: f k in [0, 1], how likely its pixels show a thing. object, colour: f k n, probabilities of
-    `Judge.answers` (of objects without "nothing"). paint: f k 3, the colour's red, green and blue in [0, 1].
+    object: "nothing" where none is there that can be recognised.
     """
 
-    there: Tensor
-    object: Tensor
-    colour: Tensor
-    paint: Tensor
+    object: list[list[str]]
+    colour: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ class Reading:
     answers: as `Judge.answers`. probabilities: per question f n, over its answers; they are about the thing that shows
     most. names: per question the f likeliest answers. mask: f h w in [0, 1], of the frames' size: how likely a pixel
     belongs to a thing. maps: f c 64 64, what each pixel votes for, in the order of `VOTES`, `thing` as a logit.
-    classes: per question of `MAPPED` f n 64 64, each pixel's probabilities.
+    classes: per question of `MAPPED` f n 64 64, each pixel's probabilities. told: of the places that it was asked
+    about, if it was.
     """
 
     answers: dict[str, list[str]]
@@ -53,6 +51,7 @@ class Reading:
     mask: Tensor
     maps: Tensor
     classes: dict[str, Tensor]
+    told: Told | None = None
 
     @property
     def recognisable(self) -> Tensor:
@@ -74,21 +73,6 @@ class Reading:
         """The `count` things of each frame that its pixels vote for, as `locate` has them: f count 6."""
         return torch.stack([locate(maps, count) for maps in self.maps])
 
-    def at(self, masks: Tensor) -> Places:
-        """What is read inside each mask: f k h w in [0, 1] or bool, of any size.
-
-        Pixels say what they show as far as they show a thing: a new thing need not fill the place of the old one.
-        """
-        weight, shows = resize(masks.float(), SIDE), self.maps[:, :1].sigmoid()
-        there = (weight * shows).sum((2, 3)) / weight.sum((2, 3))
-        inside = weight * shows
-        inside = inside / inside.sum((2, 3), keepdim=True)
-
-        def mean(maps: Tensor) -> Tensor:
-            return torch.einsum("fkhw,fchw->fkc", inside, maps)
-
-        return Places(there, *(mean(self.classes[what]) for what in MAPPED), mean(self.maps[:, PAINT]).clamp(0, 1))
-
 
 class Judge:
     """Two stock transformers models: `finder` says what is where, and then `reader` what a picture shows.
@@ -97,8 +81,8 @@ class Judge:
     from itself to the thing's centre, the thing's longer side, sine and cosine of its angle, how it is bent, its paint,
     sine and cosine of its walk cycle. As votes come from what is seen, a thing that is partly hidden or outside the
     frame still has its own centre. More maps, labelled as the reader's, are each pixel's object and colour. The reader,
-    a ResNet classifier, sees the whole picture and a crop of what was found, see `cropped`; it has labels such as
-    "object:dog": a question and one of its answers.
+    a ResNet classifier, sees the whole picture and a crop, see `cropped`, of what was found or of a place that it is
+    asked about; it has labels such as "object:dog": a question and one of its answers.
     """
 
     def __init__(self, reader: ResNetForImageClassification, finder: UperNetForSemanticSegmentation):
@@ -121,23 +105,36 @@ class Judge:
         return judge
 
     @torch.no_grad()
-    def read(self, frames: Tensor) -> Reading:
-        """Read frames f 3 h w in [0, 1], of any size; everything comes back on the CPU."""
+    def read(self, frames: Tensor, poses: Tensor | None = None) -> Reading:
+        """Read frames f 3 h w in [0, 1], of any size; everything comes back on the CPU.
+
+        poses: f k 6 as `locate` has them, places to be read beside what is found.
+        """
         if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
             raise InputError(f"the judge reads frames f 3 h w, and these are {tuple(frames.shape)}: give it one clip")
         logits, maps = [], []
         for part in frames.split(AT_ONCE):
-            part = part.to(self.reader.device, torch.float32)
-            seen = prepare(part)
+            seen = prepare(part.to(self.reader.device, torch.float32))
             maps.append(resize(find(self.finder, seen), SIDE).cpu())
-            poses = torch.cat([locate(of, 1) for of in maps[-1]]).to(part)
-            logits.append(self.reader(beside(part, cropped(part, poses))).logits.cpu())
-        logits, maps = torch.cat(logits), torch.cat(maps)
+            logits.append(self._read_crops(part, torch.cat([locate(of, 1) for of in maps[-1]])))
+        logits, maps, told = torch.cat(logits), torch.cat(maps), None
+        if poses is not None:
+            each = self._read_crops(frames.repeat_interleave(poses.shape[1], 0), poses.flatten(0, 1))
+            best = {
+                what: rearrange(each[:, self.columns[what]].argmax(1), "(f k) -> f k", f=len(frames)) for what in MAPPED
+            }
+            told = Told(*([[self.answers[what][n] for n in row] for row in best[what].tolist()] for what in MAPPED))
         probabilities = {question: logits[:, columns].softmax(1) for question, columns in self.columns.items()}
         names = {q: [self.answers[q][best] for best in p.argmax(1)] for q, p in probabilities.items()}
         classes = {question: maps[:, columns].softmax(1) for question, columns in self.mapped.items()}
         mask = resize(maps[:, :1], frames.shape[-2:]).sigmoid()[:, 0]
-        return Reading(self.answers, probabilities, names, mask, maps[:, : len(VOTES)], classes)
+        return Reading(self.answers, probabilities, names, mask, maps[:, : len(VOTES)], classes, told)
+
+    def _read_crops(self, frames: Tensor, poses: Tensor) -> Tensor:
+        """The reader's logits for one place of each frame: n 3 h w and n 6 -> n labels."""
+        parts = zip(frames.split(AT_ONCE), poses.split(AT_ONCE), strict=True)
+        parts = ((part.to(self.reader.device, torch.float32), at.to(self.reader.device)) for part, at in parts)
+        return torch.cat([self.reader(beside(part, cropped(part, at))).logits.cpu() for part, at in parts])
 
 
 def resize(pictures: Tensor, size: int | tuple[int, int]) -> Tensor:

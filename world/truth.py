@@ -25,10 +25,9 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from tav.errors import InputError, one_line
 from world.camera import camera_error
-from world.reading import MAPPED, NOTHING, SIDE, Reading, locate, resize, turned
+from world.reading import MAPPED, NOTHING, SIDE, Judge, Reading, locate, resize, turned
 
 SEEN = 0.25  # of a thing, for it to count
-THERE = 0.25  # how likely the pixels of a place have to show a thing: another one may fill a fourth of it
 LOOKS = 0.5  # sides that a thing seems farther away where it looks like another one altogether
 WALK = 8  # drawn steps of a walk cycle
 FOUND = 0.5  # share of its frames in which a thing has to be found for its motion to be known
@@ -146,6 +145,16 @@ def _shown(object: str, drawing: str, colour: str, wears: str | None, paint: Seq
     return Shown(object, f"{object}/{drawing}", colour, wears or BARE, tuple(paint))
 
 
+def poses(truth: Truth) -> Tensor:
+    """Where the things are, as `locate` has it: f k 6."""
+    return torch.cat([truth.things, truth.bend], -1)
+
+
+def read(judge: Judge, frames: Tensor, truth: Truth) -> Reading:
+    """What a judge reads off an edit, f 3 h w in [0, 1]; of several things at their true places, too."""
+    return judge.read(frames, poses(truth) if len(truth.shown) > 1 else None)
+
+
 def truth_beside(source, num_frames: int, size: int | tuple[int, int]) -> Truth | None:
     """The truth of a clip's `source` in params.yaml; None where there is none beside it: a clip of one's own."""
     if not Path(source.path).with_suffix(".json").exists():
@@ -220,16 +229,16 @@ def _at_places(reading: Reading, truth: Truth, asked: Asked) -> tuple[Tensor, Te
 
 def _read_at(reading: Reading, truth: Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """At each thing's true place, whether a thing is there, and the likeliest object and colour: f k each."""
-    read = reading.at(truth.masks)
-    objects = np.array([name for name in reading.answers["object"] if name != NOTHING])
-    colours = np.array(reading.answers["colour"])
-    return (read.there >= THERE).numpy(), objects[read.object.argmax(-1)], colours[read.colour.argmax(-1)]
+    if reading.told is None:
+        raise InputError("of several things a judge is asked at their places: read them by `world.truth.read`")
+    objects, colours = np.array(reading.told.object), np.array(reading.told.colour)
+    return objects != NOTHING, objects, colours
 
 
 def recall(reading: Reading, truth: Truth, asked: Asked) -> float:
     """Share of things, over all frames in which they can be seen, that are read at their true places: 0 to 1, best.
 
-    A thing is read where its true mask shows a thing, of the object and, if one is asked for, the colour asked.
+    A thing is read where the reader, shown its true place, names the object and, if one is asked for, the colour asked.
     """
     if len(asked.things) != len(truth.shown) or not truth.visible.any():
         return math.nan
@@ -354,7 +363,7 @@ def motion_error(read: Tensor, truth: Truth) -> dict[str, float]:
         errors["centre error"] = SIDE * float(off[:, :2].norm(dim=1).mean())
         errors["size error"] = 100 * float((off[:, 2] / true[:, 2]).abs().mean())
         errors["angle error"] = float(turn.abs().mean())
-    whole = torch.cat([truth.things, truth.bend], -1)
+    whole = poses(truth)
     shared, extent, furthest = 0.0, 0.0, 0.0
     for k in range(len(truth.shown)):
         visible, seen = truth.visible[:, k], found[:, k]
@@ -369,7 +378,7 @@ def motion_error(read: Tensor, truth: Truth) -> dict[str, float]:
 
 def moves(truth: Truth) -> bool:
     """Whether any thing moves, turns or changes its shape in the frames in which it can be seen."""
-    whole = torch.cat([truth.things, truth.bend], -1)
+    whole = poses(truth)
     ways = [_displacement(whole[:, k], seen) for k, seen in enumerate(truth.visible.T) if seen.any()]
     return any(float(way.abs().max()) > STILL for way in ways)
 

@@ -56,26 +56,50 @@ def test_its_layouts_are_not_those_of_other_models_or_of_the_measurement(pool):
     assert used <= set(judge.LAYOUTS) and used.isdisjoint(TRAINING) and used.isdisjoint(judge.FRESH)
 
 
-def test_what_is_asked_for_is_the_thing_that_shows_most(pool, truth):
+def test_what_is_asked_of_a_thing_is_what_its_scene_says(pool, truth):
     area = pool.visible.float().mean((2, 3))
     told = pool.scenes
     for row in range(len(pool)):
-        main = int(truth.main[row])
-        assert area[row, main] == area[row].max()
-        said = {question: answer(question, n) for question, n in zip(judge.answers(), truth.answers[row], strict=True)}
-        thing = told.things(row)[main]
-        assert said["drawing"] == "/".join(drawings()[told.drawing[row, main]])
-        assert said["colour"] == thing.colour and said["wears"] == (thing.wears or "bare")
-        assert said["facing"] == ("right" if told.facing[row, main] > 0 else "left")
-        assert said["object"] == (NOTHING if pool.share[row, main] < judge.HIDDEN else thing.object)
+        assert area[row, truth.main[row]] == area[row].max()
+        for k, thing in enumerate(told.things(row)):
+            said = zip(judge.answers(), truth.answers[row, k], strict=True)
+            said = {question: answer(question, number) for question, number in said}
+            assert said["drawing"] == "/".join(drawings()[told.drawing[row, k]])
+            assert said["colour"] == thing.colour and said["wears"] == (thing.wears or "bare")
+            assert said["facing"] == ("right" if told.facing[row, k] > 0 else "left")
+            assert said["object"] == (NOTHING if pool.share[row, k] < judge.HIDDEN else thing.object)
+            assert truth.seen[row, k] == (pool.share[row, k] >= judge.SEEN)
+    several = torch.from_numpy(told.count > 1)
+    assert truth.seen[several].sum(1).float().mean() > 1.2 and not truth.seen[~several, 1:].any()
 
 
-def test_some_things_are_hidden_and_most_are_not(pool, truth):
-    assert 0.01 < (truth.answers[:, 0] == len(objects())).float().mean() < 0.2
+def test_some_things_are_hidden_and_most_are_not(truth):
+    hidden = truth.answers[torch.arange(len(truth.main)), truth.main, 0] == len(objects())
+    assert 0.01 < hidden.float().mean() < 0.2
+
+
+def test_a_batch_asks_of_every_crop_what_it_shows(pool, truth, folder, monkeypatch):
+    data = object.__new__(judge.Pictures)
+    data.pool, data.truth, data.pictures = pool, truth, pool.pictures
+    data.broken = torch.arange(len(pool)) < 8
+    monkeypatch.setattr(judge, "ASTRAY", (0.0,) * 6)
+    monkeypatch.setattr(judge, "augment", lambda pictures, *_: pictures)
+    batch = data.batch(*randomness(), 400)
+    nothing = batch["answers"][:, 0] == len(objects())
+    grey = (batch["crops"] == 0.5).flatten(1).all(1)
+    assert batch["crops"].shape == (400, 3, 96, 96) and 0 < grey.float().mean() < 0.1 and nothing[grey].all()
+    assert 0.05 < nothing.float().mean() < 0.3
+    single = (batch["visible"].sum((2, 3)) > 0).sum(1) == 1
+    masks = judge.cropped(batch["visible"].sum(1, keepdim=True).expand(-1, 3, -1, -1),
+                          judge.pose_of(batch["things"][:, 0]))[:, 0]  # fmt: skip
+    ahead = batch["crops"][single & ~nothing].mean(1) - 0.5
+    assert (ahead.abs().mean((1, 2)) > 0.01).all() and (
+        masks[single & ~nothing].mean((1, 2)) > 0.05
+    ).float().mean() > 0.9
 
 
 def test_of_a_thing_that_cannot_be_recognised_the_object_alone_is_learned(truth):
-    said = truth.answers[:4].clone()
+    said = truth.answers[:4, 0].clone()
     said[:2, 0] = len(objects())
     sizes = [len(known) for known in judge.answers().values()]
     logits = torch.zeros(4, sum(sizes), requires_grad=True)
@@ -162,8 +186,7 @@ def test_a_mirrored_batch_is_what_the_mirrored_scenes_are_drawn_as(pool, truth):
     other = Pool(len(pool), 5, CPU, layouts=judge.LAYOUTS, masks=True,
                  draw=lambda rng, n: told.with_(pose=pose, facing=-told.facing))  # fmt: skip
     again = judge.Truth(other)
-    alike = (truth.main == again.main) & (truth.answers[:, 0] == again.answers[:, 0])
-    alone = (told.front == BARE) & alike.numpy()
+    alone = (told.front == BARE) & (truth.answers[..., 0] == again.answers[..., 0]).all(1).numpy()
     batch = judge.mirrored(pool.pictures, {name: getattr(truth, name) for name in names} | {"visible": pool.visible})
     assert torch.equal(batch["pictures"], pool.pictures.flip(-1)) and alone.sum() > 40
     one, two = batch["visible"][alone] > 127, other.visible[alone] > 127

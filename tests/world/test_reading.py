@@ -5,7 +5,7 @@ from torch.nn.functional import interpolate, one_hot
 from transformers import ResNetConfig, ResNetForImageClassification, UperNetConfig, UperNetForSemanticSegmentation
 
 from tav.errors import InputError
-from world.reading import CROP, NOTHING, SEEN, VOTES, Judge, Reading, cropped, hue, locate, places
+from world.reading import CROP, NOTHING, SEEN, VOTES, Judge, Reading, beside, cropped, hue, locate, places
 from world.scenes import Renderer, plain
 
 ANSWERS = {"object": ["fox", "car", NOTHING], "drawing": ["fox/a", "fox/b", "car/a"], "style": ["3d", "pencil"],
@@ -156,21 +156,17 @@ def test_the_colour_is_that_of_the_pixels_that_show_a_thing_and_has_a_hue():
     close(hue(colours), 0.0, 60.0, 120.0, 240.0)
 
 
-@pytest.mark.parametrize("side", [64, 32])
-def test_what_is_read_at_a_place_is_the_mean_over_its_pixels_that_show_a_thing(side):
-    maps = ballot(64, (0.25, 0.5, 0.5, 0.0, 0.0, 0.0, (0, 0, 0.5, 1)))
-    objects = torch.zeros(64, 64, dtype=torch.long)
-    objects[:, 48:] = 1
-    masks = torch.zeros(1, 4, side, side, dtype=torch.bool)
-    masks[:, 0, :, : side // 2] = True
-    masks[:, 1, :, side // 2 :] = True
-    masks[:, 3] = True
-    read = reading_of(maps, objects).at(masks)
-    torch.testing.assert_close(read.there[0, :2], torch.tensor([1.0, 0.0]), atol=0.02, rtol=0)
-    torch.testing.assert_close(read.there[0, 3], torch.tensor(0.5), atol=0.02, rtol=0)
-    torch.testing.assert_close(read.object[0, [0, 3]], torch.tensor([[1.0, 0.0]] * 2), atol=0.02, rtol=0)
-    torch.testing.assert_close(read.paint[0, 0], torch.tensor([0.8, 0.2, 0.1]), atol=0.02, rtol=0)
-    assert read.there[0, 2].isnan() and read.object[0, 2].isnan().all()
+def test_places_that_are_asked_about_are_read_off_crops_of_their_own(folder):
+    judge = Judge.load(folder, "cpu")
+    frames = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    poses = torch.rand(3, 2, 6, generator=torch.Generator().manual_seed(4)) * torch.tensor([1, 1, 0.5, 90, 0.2, 0.2])
+    poses[2, 1] = torch.nan
+    reading, plain = judge.read(frames, poses), judge.read(frames)
+    assert plain.told is None and reading.names == plain.names
+    for f, k in np.ndindex(3, 2):
+        logits = judge.reader(beside(frames[f : f + 1], cropped(frames[f : f + 1], poses[f, k : k + 1]))).logits[0]
+        for question, said in (("object", reading.told.object), ("colour", reading.told.colour)):
+            assert said[f][k] == judge.answers[question][logits[judge.columns[question]].argmax()]
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no finder", "no weights", "half the weights", "other weights"])
