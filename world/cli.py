@@ -7,11 +7,30 @@ from importlib import import_module
 from pathlib import Path
 
 MODELS = Path("world/models")
-FOLDERS = {"vae": "vae", "text": "text_encoder", "clip": "clip", "unet": "unet", "judge": "judge",
-           "edges": "controlnet-edges", "mask": "controlnet-mask", "pose": "t2i-adapter-pose",
-           "video": "text-to-video"}  # fmt: skip
-SHARES = {"vae": 20, "text": 10, "clip": 12, "unet": 45, "judge": 20, "edges": 8, "mask": 8, "pose": 6, "video": 12}
-MODULES = {"text": "contrastive", "clip": "contrastive", "edges": "control", "mask": "control", "pose": "control"}
+FOLDERS = {"vae": "vae", "text": "text_encoder", "clip": "clip", "unet": "unet", "reader": "judge/reader",
+           "finder": "judge/finder", "edges": "controlnet-edges", "mask": "controlnet-mask",
+           "pose": "t2i-adapter-pose", "video": "text-to-video"}  # fmt: skip
+SHARES = {
+    "vae": 20,
+    "text": 10,
+    "clip": 12,
+    "unet": 45,
+    "reader": 8,
+    "finder": 12,
+    "edges": 8,
+    "mask": 8,
+    "pose": 6,
+    "video": 12,
+}
+MODULES = {
+    "text": "contrastive",
+    "clip": "contrastive",
+    "reader": "judge",
+    "finder": "judge",
+    "edges": "control",
+    "mask": "control",
+    "pose": "control",
+}
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def main(models: Path, device: torch.device) -> list[Gate]:
     """Measure what there are models for; write reports/gates.json, sheets, and the table in README.md."""
     (HERE / "reports").mkdir(exist_ok=True)
     found: dict[str, dict] = {"vae": autoencoder(models, device)}
-    reader = Judge.load(models / "judge", device) if (models / "judge").exists() else None
+    reader = Judge.load(models / "judge", device) if (models / "judge" / "finder").exists() else None
     if reader:
         found |= {"judge": judge.measure(models, device)["drawn"], "trivial": trivial(reader, device)}
         found["several"] = several(reader)

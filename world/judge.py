@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from einops import rearrange
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import (
     avg_pool2d,
@@ -28,7 +29,7 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 
-from world.fit import autocast, fit, replacing
+from world.fit import autocast, digest, fit, made_once, replacing
 from world.pool import AT_ONCE, Pool
 from world.reading import (
     MAPPED,
@@ -95,7 +96,7 @@ def build() -> nn.ModuleDict:
                             layer_type="basic", out_features=["stage1", "stage2", "stage3", "stage4"])  # fmt: skip
     reader = ResNetConfig(num_channels=6, embedding_size=32, hidden_sizes=[48, 96, 192, 256], depths=[1, 2, 2, 1],
                           layer_type="basic", id2label=dict(enumerate(asked)))  # fmt: skip
-    finder = UperNetConfig(backbone_config=backbone, hidden_size=48, pool_scales=[1, 2], use_auxiliary_head=False,
+    finder = UperNetConfig(backbone_config=backbone, hidden_size=32, pool_scales=[1, 2], use_auxiliary_head=False,
                            id2label=dict(enumerate(VOTES + mapped)))  # fmt: skip
     return nn.ModuleDict(
         {"reader": ResNetForImageClassification(reader), "finder": UperNetForSemanticSegmentation(finder)}
@@ -260,24 +261,30 @@ def augment(pictures: Tensor, rng: np.random.Generator, generator: torch.Generat
 
 
 class Pictures:
-    """Training batches on a device; what models make of the pool's pictures is made once, as that is slow."""
+    """Training batches on a device. What there is to know of a pool's pictures, and what models make of them, is made
+    once for both networks and all their runs, as that is slow."""
 
     def __init__(self, settings: dict, folder: Path, device: torch.device) -> None:
-        self.pool = Pool(settings["pool"], settings["seed"], device, layouts=LAYOUTS, masks=True, draw=scenes)
-        self.truth = Truth(self.pool)
-        self.pictures, self.broken = Degrading(self.pool, folder).all(settings["seed"])
+        def make(_) -> tuple[dict[str, Tensor], dict[str, str]]:
+            pool = Pool(settings["pool"], settings["seed"], device, layouts=LAYOUTS, masks=True, draw=scenes)
+            pictures, broken = Degrading(pool, folder).all(settings["seed"])
+            known = {"pictures": pictures, "broken": broken, "visible": pool.visible} | vars(Truth(pool))
+            return {name: tensor.cpu().contiguous() for name, tensor in known.items()}, {}
+
+        of = digest(folder, "vae", "unet")
+        (path,) = made_once(f"judge-{of}-{settings['seed']}-{settings['pool']}", 1, make)
+        self.known, self.device = {name: tensor.to(device) for name, tensor in load_file(path).items()}, device
 
     def batch(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> dict[str, Tensor]:
         """`count` pictures, half of them mirrored, n 3 64 64 in [0, 1]; `visible`, n MOST 64 64 in [0, 1], of which
         broken pictures have nothing; things, walks and classes as in `Truth`; crops, n 3 96 96 in [0, 1], and answers,
         n questions, about what they show: any thing that is seen, else what shows most, a place without a thing, or,
         of half of the broken pictures, nothing that was found."""
-        chosen = rng.integers(len(self.pool), size=count)
-        at, device = torch.from_numpy(chosen).to(self.pool.device), self.pool.device
-        broken, pictures = self.broken[at], self.pictures[at] / 255
-        names = ("answers", "seen", "main", "things", "walks", "classes")
-        batch = {name: getattr(self.truth, name)[at] for name in names}
-        batch["visible"] = self.pool.visible[at] / 255 * ~broken[:, None, None, None]
+        device = self.device
+        at = torch.from_numpy(rng.integers(len(self.known["pictures"]), size=count)).to(device)
+        batch = {name: known[at] for name, known in self.known.items()}
+        broken, pictures = batch.pop("broken"), batch.pop("pictures") / 255
+        batch["visible"] = batch["visible"] / 255 * ~broken[:, None, None, None]
         turned = torch.arange(count) % 2 == 0
         for name, part in mirrored(pictures[turned], {name: part[turned] for name, part in batch.items()}).items():
             (pictures if name == "pictures" else batch[name])[turned] = part
@@ -316,38 +323,41 @@ def pose_of(things: Tensor) -> Tensor:
     return torch.cat([things[:, :3], angle[:, None], things[:, 5:7]], 1)
 
 
-def train(settings: dict, folder: Path, device: torch.device, stop_after=inf, seconds=None) -> None:
-    """Train both networks on the same pictures and publish `folder`/judge.
+def train(part: str, settings: dict, folder: Path, device: torch.device, stop_after=inf, seconds=None) -> None:
+    """Train "reader" or "finder" and publish it in `folder`/judge. Two processes of one thread each, which take one
+    of them each, see half as many pictures again as two threads of one.
 
-    settings: those of `fit`, pool (pictures that are drawn) and warm (start from the published weights).
+    settings: those of `fit`, pool (pictures that are drawn) and warm (start from the published weights). Both have the
+    same seed and pool, so that they share what is made once.
     """
     data = Pictures(settings, folder, device)
     torch.manual_seed(settings["seed"])
-    model = build()
-    if settings["warm"]:
-        published = Judge.load(folder / "judge", "cpu")
-        model = nn.ModuleDict({"reader": published.reader, "finder": published.finder})
+    model = getattr(Judge.load(folder / "judge", "cpu"), part) if settings["warm"] else build()[part]
     model = model.to(device, memory_format=torch.channels_last)
-    reader, finder = torch.compile(model["reader"]), torch.compile(lambda seen: find(model["finder"], seen))
 
     def loss(model, rng, generator):
         batch = data.batch(rng, generator, settings["batch"])
         with autocast(device):
-            logits = reader(
-                beside(batch["pictures"], batch["crops"]).contiguous(memory_format=torch.channels_last)
-            ).logits
-            maps = finder(prepare(batch["pictures"]).contiguous(memory_format=torch.channels_last))
-        return naming(logits.float(), batch["answers"]) + finding(maps.float(), batch)
+            said = called(part, model, batch)
+        return (naming if part == "reader" else finding)(said.float(), batch)
 
-    model = fit("judge", model, loss, settings, stop_after, seconds)
-    settle(model, data, settings)
-    with replacing(folder / "judge") as new:
-        for name, part in model.to("cpu", torch.float16, memory_format=torch.contiguous_format).items():
-            part.save_pretrained(new / name)
+    model = fit(part, model, loss, settings, stop_after, seconds)
+    settle(part, model, data, settings)
+    (folder / "judge").mkdir(exist_ok=True)
+    with replacing(folder / "judge" / part) as new:
+        model.to("cpu", torch.float16, memory_format=torch.contiguous_format).save_pretrained(new)
 
 
-def naming(logits: Tensor, said: Tensor) -> Tensor:
+def called(part: str, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """What one of the networks says of a batch."""
+    if part == "reader":
+        return model(beside(batch["pictures"], batch["crops"]).contiguous(memory_format=torch.channels_last)).logits
+    return find(model, prepare(batch["pictures"]).contiguous(memory_format=torch.channels_last))
+
+
+def naming(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """The reader's loss: cross entropy per question; where nothing can be recognised, of the object alone."""
+    said = batch["answers"]
     chosen = logits.split([len(known) for known in answers().values()], 1)
     known = (said[:, 0] < len(objects())).float()
     total = cross_entropy(chosen[0], said[:, 0])
@@ -362,31 +372,30 @@ def finding(maps: Tensor, batch: dict[str, Tensor]) -> Tensor:
     Cross entropy on whether a pixel shows a thing, and, of pixels that do, smooth L1 on what they vote for and cross
     entropy on object and colour.
     """
+    asked = [len([answer for answer in answers()[question] if answer != NOTHING]) for question in MAPPED]
+    thing, *voted, objects_at, colours_at = maps.split([1, 3, 2, 2, 3, 2, *asked], 1)  # sliced, each costs a gradient
     seen = batch["visible"].sum(1).clamp(max=1)
-    presence = binary_cross_entropy_with_logits(resize(maps[:, :1], SIDE)[:, 0], seen)
+    presence = binary_cross_entropy_with_logits(resize(thing, SIDE)[:, 0], seen)
     visible = avg_pool2d(batch["visible"], SIDE // maps.shape[-1])
     owner, seen = one_hot(visible.argmax(1), MOST).float(), visible.sum(1).clamp(max=1)
     weight = seen / seen.sum((1, 2), keepdim=True).clamp(min=5)  # every picture counts alike, one nearly empty less
     goal = torch.einsum("nhwk,nkv->nvhw", owner, batch["things"])
-    goal = torch.cat([goal[:, :2] - places(maps.shape[-1]).to(goal), goal[:, 2:]], 1)
-
-    def off(votes: slice, beta: float) -> Tensor:
-        return smooth_l1_loss(maps[:, 1:][:, votes], goal[:, votes], beta=beta, reduction="none").sum(1)
-
+    goal = torch.cat([goal[:, :2] - places(maps.shape[-1]).to(goal), goal[:, 2:]], 1).split([3, 2, 2, 3, 2], 1)
     walks = torch.einsum("nhwk,nk->nhw", owner, batch["walks"].float())
-    votes = off(slice(0, 3), 0.02) + off(slice(3, 5), 0.3) + off(slice(5, 7), 0.1) + off(slice(7, 10), 0.05)
-    votes = votes + 0.3 * walks * off(slice(10, 12), 0.3)
-    first, total = len(VOTES), 4 * presence + 20 * (weight * votes).sum((1, 2)).mean()
-    for number, question in enumerate(MAPPED):
-        last = first + len([answer for answer in answers()[question] if answer != NOTHING])
+    votes = 0
+    for votes_of, true, beta, counts in zip(
+        voted, goal, (0.02, 0.3, 0.1, 0.05, 0.3), (1, 1, 1, 1, 0.3 * walks), strict=True
+    ):
+        votes = votes + counts * smooth_l1_loss(votes_of, true, beta=beta, reduction="none").sum(1)
+    total = 4 * presence + 20 * (weight * votes).sum((1, 2)).mean()
+    for number, said in enumerate((objects_at, colours_at)):
         right = torch.einsum("nhwk,nk->nhw", owner, batch["classes"][..., number].float()).long()
-        wrong = cross_entropy(maps[:, first:last], right, reduction="none")
-        first, total = last, total + (weight * wrong).sum((1, 2)).mean()
+        total = total + (weight * cross_entropy(said, right, reduction="none")).sum((1, 2)).mean()
     return total
 
 
 @torch.no_grad()
-def settle(model: nn.ModuleDict, data: Pictures, settings: dict, batches: int = 32) -> None:
+def settle(part: str, model: nn.Module, data: Pictures, settings: dict, batches: int = 32) -> None:
     """Measure batch norm's means and deviations again: those of training belong to the weights before averaging."""
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -395,10 +404,8 @@ def settle(model: nn.ModuleDict, data: Pictures, settings: dict, batches: int = 
     model.train()
     for number in range(batches):
         rng = np.random.default_rng([settings["seed"], 8, number])
-        generator = torch.Generator(data.pool.device).manual_seed(number)
-        batch = data.batch(rng, generator, settings["batch"])
-        model["reader"](beside(batch["pictures"], batch["crops"]))
-        find(model["finder"], prepare(batch["pictures"]))
+        generator = torch.Generator(data.device).manual_seed(number)
+        called(part, model, data.batch(rng, generator, settings["batch"]))
     model.eval()
 
 
