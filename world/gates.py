@@ -237,14 +237,14 @@ def trivial(reader: Judge, device: torch.device, seed: int = SEED) -> dict:
         clip = json.loads((DATA / "clips" / f"{name}.json").read_text())
         frames = read_clip(**facts["source"], num_frames=FRAMES, size=64) / 2 + 0.5
         truth = read_truth(**facts["source"], num_frames=FRAMES, size=64)
-        render, read = Renderer(device, range(clip["layout"], clip["layout"] + 1)), reader.read(frames)
+        render, source = Renderer(device, range(clip["layout"], clip["layout"] + 1)), read(reader, frames, truth)
         for prompt in facts["edits"].values():
             asked = asks(prompt, reader.answers)
             look = as_asked(clip, prompt)[facts["source"]["start"] :: facts["source"]["stride"]][:FRAMES]
             edit = render(look, torch.Generator(device).manual_seed(seed)).pictures.cpu()
-            shown = {"source": (read, frames)}
+            shown = {"source": (source, frames)}
             for what, pictures in (("repeated", edit[FRAMES // 2].expand_as(edit)), ("drawn", edit)):
-                shown[what] = reader.read(pictures), pictures
+                shown[what] = read(reader, pictures, truth), pictures
             for what, (reading, pictures) in shown.items():
                 found[what].append(truth_scores(reading, truth, asked, pictures, frames)["edited in motion"])
     return {what: round(float(np.nanmean(values)), 3) for what, values in found.items()}

@@ -151,8 +151,8 @@ def poses(truth: Truth) -> Tensor:
 
 
 def read(judge: Judge, frames: Tensor, truth: Truth) -> Reading:
-    """What a judge reads off an edit, f 3 h w in [0, 1]; of several things at their true places, too."""
-    return judge.read(frames, poses(truth) if len(truth.shown) > 1 else None)
+    """What a judge reads off an edit, f 3 h w in [0, 1]: what it finds, and what is at the things' true places."""
+    return judge.read(frames, poses(truth))
 
 
 def truth_beside(source, num_frames: int, size: int | tuple[int, int]) -> Truth | None:
@@ -230,7 +230,7 @@ def _at_places(reading: Reading, truth: Truth, asked: Asked) -> tuple[Tensor, Te
 def _read_at(reading: Reading, truth: Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """At each thing's true place, whether a thing is there, and the likeliest object and colour: f k each."""
     if reading.told is None:
-        raise InputError("of several things a judge is asked at their places: read them by `world.truth.read`")
+        raise InputError("a judge is asked at the things' places: read edits by `world.truth.read`")
     objects, colours = np.array(reading.told.object), np.array(reading.told.colour)
     return objects != NOTHING, objects, colours
 
