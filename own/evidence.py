@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch.nn.functional import max_pool2d
 
-from benchmarks.cost import RESULTS, changed
+from benchmarks.cost import RESULTS
 from benchmarks.full_size import of_key, recorded, write_rows
 from measures.clips import ClipEntry
 from measures.evidence import Interval, decide
@@ -68,9 +68,9 @@ def background(params: Params) -> Iterator[Job]:
 
 def stopping(params: Params) -> Iterator[Job]:
     """All edits after STEPS steps of tuning, and after as many of them as a clip needs."""
-    params = changed(params, tune={"steps": STEPS, "stop": "steps"})
+    params = params.changed(tune={"steps": STEPS, "stop": "steps"})
     yield from _edits("fixed", Method(params))
-    yield from _edits("until learnt", Method(changed(params, tune={"stop": "measure"})))
+    yield from _edits("until learnt", Method(params.changed(tune={"stop": "measure"})))
 
 
 def longer(params: Params) -> Iterator[Job]:
@@ -88,7 +88,7 @@ def _long(params: Params) -> Params:
         name: entry.model_copy(update={"source": entry.source.model_copy(update={"stride": 1})})
         for name, entry in params.clips.items()
     }
-    return changed(params, clip={"num_frames": FRAMES}).model_copy(update={"clips": clips})
+    return params.changed(clip={"num_frames": FRAMES}).model_copy(update={"clips": clips})
 
 
 def _edits(how: str, method: Method) -> Iterator[Job]:

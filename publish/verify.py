@@ -30,8 +30,10 @@ MADE_AGAIN = {  # parts of the benchmark: by which notebook a default run scores
 TOLERANCES = {  # of a method's mean over the clips: what rounding moved it by on another processor, and as much again
     "frame consistency": 0.6,  # points, of the multistep solver, whose rounding grows the most
     "text alignment": 0.85,  # points, of one edited frame repeated: an eighth of the frames, and so the most
+    "edited in motion": 0.05,  # both of the following at once
     "edit success": 0.05,  # read off single frames, of which a few are near the judge's line
     "identity stability": 0.1,  # pairs of frames: one frame read otherwise changes several pairs
+    "identity kept": 0.1,  # of two edits in three
     "motion correlation": 0.05,  # a path is a mean over frames and things
 }
 

@@ -18,9 +18,9 @@
 # %% tags=["parameters"]
 address = ""  # such as https://github.com/you/tune-a-video
 model, num_frames, size = "models/miniature", 8, 64
-source, stride = "data/clips/fox-running.mp4", 2
-caption = "a 3d render of a fox running in the snow"
-prompts = ["a 3d render of a turtle running in the snow", "a cartoon of a fox running in the snow"]
+source, stride = "data/clips/pig-running.mp4", 2
+caption = "a cartoon of a pig running in the forest"
+prompts = ["a cartoon of a scooter driving in the forest", "a cartoon of a pig running in the desert"]
 tuning_steps, sampling_steps, guidance_scale = 120, 25, 1.25
 out = "results/start.webp"
 
@@ -34,7 +34,7 @@ if address:
     subprocess.run(["git", "clone", "-q", "--depth", "1", address, "tune-a-video"], check=True)
     os.chdir("tune-a-video")
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "."], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "pull", "-q", "data.dvc", "miniature/dvc.yaml"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "pull", "-q", "data/clips.dvc", "models/miniature.dvc"], check=True)
     sys.path.insert(0, os.getcwd())
 
 # %% [markdown]
