@@ -155,8 +155,8 @@ def sampled(models: Path, device: torch.device, count: int) -> tuple[list[tuple[
 
 def right(reader: Judge, asked: list[tuple[str, str, str]], drawn: Tensor) -> dict:
     """Per cent of samples whose object, style and place, and all three, the judge reads as asked."""
-    read = reader.read(drawn).names
-    same = np.array(asked) == np.array([read[question] for question in ("object", "style", "place")]).T
+    said = reader.read(drawn).names
+    same = np.array(asked) == np.array([said[question] for question in ("object", "style", "place")]).T
     shares = dict(zip(("object", "style", "place"), same.mean(0), strict=True), all=same.all(1).mean())
     return {name: round(100 * float(share), 1) for name, share in shares.items()}
 
@@ -256,11 +256,12 @@ def several(reader: Judge) -> dict:
     found: dict[str, list[float]] = {"recall": [], "swaps": []}
     for _name, facts in listed("several"):
         truth = read_truth(**facts["source"], num_frames=FRAMES, size=64)
+        if len(truth.shown) < 2:
+            continue
         reading = read(reader, read_clip(**facts["source"], num_frames=FRAMES, size=64) / 2 + 0.5, truth)
         asked = asks(facts["caption"], reader.answers)
-        if len(truth.shown) > 1:
-            found["recall"].append(recall(reading, truth, asked))
-            found["swaps"].append(swaps(reading, truth, asked))
+        found["recall"].append(recall(reading, truth, asked))
+        found["swaps"].append(swaps(reading, truth, asked))
     return {what: round(100 * float(np.nanmean(values)), 2) for what, values in found.items()}
 
 

@@ -42,6 +42,7 @@ from world.reading import (
     find,
     hue,
     places,
+    pose_of,
     prepare,
     resize,
 )
@@ -315,12 +316,6 @@ def mirrored(pictures: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     things[..., [3, 6]] *= -1  # the sine of the angle, and the shear
     flipped = {"pictures": pictures.flip(-1), "visible": batch["visible"].flip(-1)}
     return batch | flipped | {"answers": said, "things": things}
-
-
-def pose_of(things: Tensor) -> Tensor:
-    """Rows of `Truth.things` as `locate` has them: (n, 6)."""
-    angle = torch.atan2(things[:, 3], things[:, 4]).rad2deg()
-    return torch.cat([things[:, :3], angle[:, None], things[:, 5:7]], 1)
 
 
 def train(part: str, settings: dict, folder: Path, device: torch.device, stop_after=inf, seconds=None) -> None:

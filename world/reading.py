@@ -114,8 +114,8 @@ class Judge:
             raise InputError(f"the judge reads frames f 3 h w, and these are {tuple(frames.shape)}: give it one clip")
         logits, maps = [], []
         for part in frames.split(AT_ONCE):
-            seen = prepare(part.to(self.reader.device, torch.float32))
-            maps.append(resize(find(self.finder, seen), SIDE).cpu())
+            part = part.to(self.reader.device, torch.float32)
+            maps.append(resize(find(self.finder, prepare(part)), SIDE).cpu())
             logits.append(self._read_crops(part, torch.cat([locate(of, 1) for of in maps[-1]])))
         logits, maps, told = torch.cat(logits), torch.cat(maps), None
         if poses is not None:
@@ -212,10 +212,16 @@ def locate(maps: Tensor, count: int, classes: Tensor | None = None) -> Tensor:
     things = [votes[group == number] for number in range(count)]
     # A median, because votes at a thing's edge go astray. Where votes do not part, several things are in one place.
     things = torch.stack([(thing if len(thing) else votes).median(0).values for thing in things])
-    angle = torch.atan2(things[:, 3], things[:, 4]).rad2deg()
     looks = rearrange(classes[:, sure], "c n -> n c")
     looks = torch.stack([(looks[own] if (own := group == number).any() else looks).mean(0) for number in range(count)])
-    return torch.cat([things[:, :3], angle[:, None], things[:, 5:], looks], 1)[things[:, 0].argsort()]
+    return torch.cat([pose_of(things), looks], 1)[things[:, 0].argsort()]
+
+
+def pose_of(votes: Tensor) -> Tensor:
+    """Rows of x, y, size, sine and cosine of the angle, squash and shear, the first of `votes`, as `locate` has them:
+    (n, 6)."""
+    angle = torch.atan2(votes[:, 3], votes[:, 4]).rad2deg()
+    return torch.cat([votes[:, :3], angle[:, None], votes[:, 5:7]], 1)
 
 
 def hue(rgb: Tensor) -> Tensor:
