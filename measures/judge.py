@@ -19,7 +19,11 @@ CROP = 1.4  # sides of a thing that its crop shows
 NOTHING = "nothing"  # the object of a picture in which none can be recognised
 VOTES = ["thing", "x", "y", "size", "sin", "cos", "squash", "shear", "red", "green", "blue", "step sin", "step cos"]
 POSE, PAINT, STEP = slice(1, 8), slice(8, 11), slice(11, 13)  # which of the votes they are
-MAPPED = ("object", "colour")  # the questions that the finder answers at every pixel
+OFF = [
+    f"off:{what}" for what in ("x", "y", "size", "angle", "squash", "shear")
+]  # labels of the reader that are numbers
+LOOKS = ("object", "colour")  # the questions that tell several things apart
+LOOKED = 3  # times that the reader looks at what was found, each time where the last has put it
 AT_ONCE = 64  # pictures through the networks
 
 
@@ -41,8 +45,8 @@ class Reading:
     answers: as `Judge.answers`. probabilities: per question f n, over its answers; they are about the thing that shows
     most. names: per question the f likeliest answers. mask: f h w in [0, 1], of the frames' size: how likely a pixel
     belongs to a thing. maps: f c 64 64, what each pixel votes for, in the order of `VOTES`, `thing` as a logit.
-    classes: per question of `MAPPED` f n 64 64, each pixel's probabilities. told: of the places that it was asked
-    about, if it was.
+    things: f k 6 as `locate` has them, where the things are found; nan where one is not. looks: f k n, probabilities of
+    what each of them is, over the answers of `LOOKS`. told: of the places that it was asked about, if it was.
     """
 
     answers: dict[str, list[str]]
@@ -50,7 +54,8 @@ class Reading:
     names: dict[str, list[str]]
     mask: Tensor
     maps: Tensor
-    classes: dict[str, Tensor]
+    things: Tensor
+    looks: Tensor
     told: Told | None = None
 
     @property
@@ -69,26 +74,25 @@ class Reading:
         sin, cos = torch.stack([_middle(maps[STEP], maps[0] > 0) for maps in self.maps]).T
         return torch.atan2(sin, cos) / (2 * torch.pi) % 1
 
-    def things(self, count: int) -> Tensor:
-        """The `count` things of each frame that its pixels vote for, as `locate` has them: f count 6."""
-        return torch.stack([locate(maps, count) for maps in self.maps])
-
 
 class Judge:
-    """Two stock transformers models: `finder` says what is where, and then `reader` what a picture shows.
+    """Two stock transformers models: `finder` says what is where, and then `reader` what it is and where exactly.
 
     The finder, an UperNet, gives the maps `VOTES`: whether a pixel shows a thing, and what it votes for if it does:
     from itself to the thing's centre, the thing's longer side, sine and cosine of its angle, how it is bent, its paint,
     sine and cosine of its walk cycle. As votes come from what is seen, a thing that is partly hidden or outside the
-    frame still has its own centre. More maps, labelled as the reader's, are each pixel's object and colour. The reader,
-    a ResNet classifier, sees the whole picture and a crop, see `cropped`, of what was found or of a place that it is
-    asked about; it has labels such as "object:dog": a question and one of its answers.
+    frame still has its own centre. The reader, a ResNet classifier, sees the whole picture and a crop, see `cropped`,
+    of what was found or of a place that it is asked about; it has labels such as "object:dog": a question and one of
+    its answers. Its labels `OFF` are numbers: how far the crop is off, see `moved`.
     """
 
     def __init__(self, reader: ResNetForImageClassification, finder: UperNetForSemanticSegmentation):
         self.reader, self.finder = reader.eval(), finder.eval()
-        self.columns, self.answers = _questions(reader, 0)
-        self.mapped, _ = _questions(finder, len(VOTES))
+        labels = [reader.config.id2label[number] for number in range(reader.config.num_labels)]
+        questions = dict.fromkeys(label.partition(":")[0] for label in labels if label not in OFF)
+        self.columns = {q: [n for n, label in enumerate(labels) if label.partition(":")[0] == q] for q in questions}
+        self.answers = {q: [labels[n].partition(":")[2] for n in columns] for q, columns in self.columns.items()}
+        self.off = [labels.index(label) for label in OFF if label in labels]
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "auto") -> "Judge":
@@ -100,7 +104,7 @@ class Judge:
         parts = {"reader": ResNetForImageClassification, "finder": UperNetForSemanticSegmentation}
         judge = cls(**{name: _load(kind, Path(folder, name)).to(device) for name, kind in parts.items()})
         votes = [judge.finder.config.id2label[number] for number in range(judge.finder.config.num_labels)]
-        if not set(MAPPED) <= set(judge.answers) or votes[: len(VOTES)] != VOTES or set(judge.mapped) != set(MAPPED):
+        if not set(LOOKS) <= set(judge.answers) or votes != VOTES or len(judge.off) != len(OFF):
             raise InputError(f"{folder} is no judge: its reader needs labels such as object:dog, its finder {VOTES}")
         return judge
 
@@ -108,33 +112,47 @@ class Judge:
     def read(self, frames: Tensor, poses: Tensor | None = None) -> Reading:
         """Read frames f 3 h w in [0, 1], of any size; everything comes back on the CPU.
 
-        poses: f k 6 as `locate` has them, places to be read beside what is found.
+        poses: f k 6 as `locate` has them, places to be read beside what is found; nan where there is none. In each
+        frame as many things are found as places are given, without any one.
         """
         if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
             raise InputError(f"the judge reads frames f 3 h w, and these are {tuple(frames.shape)}: give it one clip")
-        logits, maps = [], []
-        for part in frames.split(AT_ONCE):
-            seen = prepare(part.to(self.reader.device, torch.float32))
-            maps.append(resize(find(self.finder, seen), SIDE).cpu())
-            logits.append(self._read_crops(part, torch.cat([locate(of, 1) for of in maps[-1]])))
-        logits, maps, told = torch.cat(logits), torch.cat(maps), None
+        frames = frames.to(self.reader.device, torch.float32)
+        maps = torch.cat([resize(find(self.finder, prepare(part)), SIDE).cpu() for part in frames.split(AT_ONCE)])
+        logits, things = self._look(frames, torch.stack([locate(of, 1) for of in maps]))
+        most, told = logits[:, 0], None
         if poses is not None:
-            each = self._read_crops(frames.repeat_interleave(poses.shape[1], 0), poses.flatten(0, 1))
-            best = {
-                what: rearrange(each[:, self.columns[what]].argmax(1), "(f k) -> f k", f=len(frames)) for what in MAPPED
-            }
-            told = Told(*([[self.answers[what][n] for n in row] for row in best[what].tolist()] for what in MAPPED))
-        probabilities = {question: logits[:, columns].softmax(1) for question, columns in self.columns.items()}
-        names = {q: [self.answers[q][best] for best in p.argmax(1)] for q, p in probabilities.items()}
-        classes = {question: maps[:, columns].softmax(1) for question, columns in self.mapped.items()}
+            told = self._told(self._name(frames, poses))
+            if poses.shape[1] > 1:
+                there = torch.full(poses.shape, torch.nan)
+                for frame, count in enumerate((~poses.isnan().any(2)).sum(1).tolist()):
+                    there[frame, :count] = locate(maps[frame], count)
+                logits, things = self._look(frames, there)
+        probabilities = {question: most[:, columns].softmax(1) for question, columns in self.columns.items()}
+        names = {question: self._best(question, most) for question in self.columns}
+        looks = torch.cat([logits[..., self.columns[question]].softmax(-1) for question in LOOKS], -1)
         mask = resize(maps[:, :1], frames.shape[-2:]).sigmoid()[:, 0]
-        return Reading(self.answers, probabilities, names, mask, maps[:, : len(VOTES)], classes, told)
+        return Reading(self.answers, probabilities, names, mask, maps, things, looks, told)
 
-    def _read_crops(self, frames: Tensor, poses: Tensor) -> Tensor:
-        """The reader's logits for one place of each frame: n 3 h w and n 6 -> n labels."""
-        parts = zip(frames.split(AT_ONCE), poses.split(AT_ONCE), strict=True)
-        parts = ((part.to(self.reader.device, torch.float32), at.to(self.reader.device)) for part, at in parts)
-        return torch.cat([self.reader(beside(part, cropped(part, at))).logits.cpu() for part, at in parts])
+    def _look(self, frames: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+        """The reader's logits f k n of what is at about f k 6, and where exactly that is: f k 6."""
+        for _ in range(LOOKED - 1):
+            poses = moved(poses, self._name(frames, poses)[..., self.off])
+        return self._name(frames, poses), poses
+
+    def _name(self, frames: Tensor, poses: Tensor) -> Tensor:
+        """The reader's logits for k places of each frame: f 3 h w and f k 6 -> f k n."""
+        every, k = poses.flatten(0, 1).to(frames.device), poses.shape[1]
+        parts = zip(torch.arange(len(every)).to(frames.device).split(AT_ONCE), every.split(AT_ONCE), strict=True)
+        parts = ((frames[number // k], at) for number, at in parts)
+        logits = torch.cat([self.reader(beside(part, cropped(part, at))).logits.cpu() for part, at in parts])
+        return rearrange(logits, "(f k) n -> f k n", k=k)
+
+    def _told(self, logits: Tensor) -> Told:
+        return Told(*([self._best(what, frame) for frame in logits] for what in LOOKS))
+
+    def _best(self, question: str, logits: Tensor) -> list[str]:
+        return [self.answers[question][best] for best in logits[:, self.columns[question]].argmax(1).tolist()]
 
 
 def resize(pictures: Tensor, size: int | tuple[int, int]) -> Tensor:
@@ -168,9 +186,8 @@ def cropped(pictures: Tensor, poses: Tensor) -> Tensor:
     poses: f 6, as `locate` has them; where one is nan the crop is grey. Which way the thing faces stays as it is.
     """
     found = ~poses.isnan().any(1)
-    x, y, size, angle, squash, shear = poses.nan_to_num(0).unbind(1)
-    centre = 2 * torch.stack([x, y], 1)[..., None] - 1
-    theta = torch.cat([turned(angle, squash, shear) * (CROP * size)[:, None, None], centre], 2)
+    poses = poses.nan_to_num(0)
+    theta = torch.cat([2 * _half(poses), 2 * poses[:, :2, None] - 1], 2)
     grid = affine_grid(theta, [len(pictures), 3, SEEN, SEEN], align_corners=False)
     crops = grid_sample(pictures, grid, padding_mode="border", align_corners=False)
     return torch.where(found[:, None, None, None], crops, 0.5)
@@ -179,9 +196,9 @@ def cropped(pictures: Tensor, poses: Tensor) -> Tensor:
 def turned(angle: Tensor, squash: Tensor, shear: Tensor) -> Tensor:
     """What a thing's own directions, right and down, become when it is bent and then turned: n each -> n 2 2."""
     turn = angle.deg2rad()
-    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).reshape(-1, 2, 2)
-    shape = torch.stack([(squash / 2).exp(), shear, torch.zeros_like(shear), (-squash / 2).exp()], 1).reshape(-1, 2, 2)
-    return rotation @ shape
+    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], -1).unflatten(-1, (2, 2))
+    shape = torch.stack([(squash / 2).exp(), shear, torch.zeros_like(shear), (-squash / 2).exp()], -1)
+    return rotation @ shape.unflatten(-1, (2, 2))
 
 
 def beside(pictures: Tensor, crops: Tensor) -> Tensor:
@@ -194,28 +211,55 @@ def find(finder: UperNetForSemanticSegmentation, prepared: Tensor) -> Tensor:
     return finder.decode_head(finder.backbone(prepared).feature_maps)
 
 
-def locate(maps: Tensor, count: int, classes: Tensor | None = None) -> Tensor:
+def locate(maps: Tensor, count: int) -> Tensor:
     """The `count` things that the pixels of one picture vote for: maps c h w (see `VOTES`) -> (count, 6), by x.
-
-    classes: n h w, whose means over each thing's pixels stand after its six numbers: (count, 6 + n).
 
     The six: centre x, centre y and longer side as fractions of the frame's side, angle in degrees clockwise, -180 to
     180, squash (log of width to height) and shear; the centre may lie outside the frame. nan where no pixel shows a
     thing.
     """
-    sure, classes = maps[0] > 0, maps[:0] if classes is None else classes
+    sure = maps[0] > 0
     if not sure.any():
-        return torch.full((count, 6 + len(classes)), torch.nan)
+        return torch.full((count, 6), torch.nan)
     votes = rearrange(maps[POSE, sure], "c n -> n c").clone()
     votes[:, :2] += places(maps.shape[-1])[:, sure].T
     group = _cluster(votes[:, :2], count)
     things = [votes[group == number] for number in range(count)]
     # A median, because votes at a thing's edge go astray. Where votes do not part, several things are in one place.
     things = torch.stack([(thing if len(thing) else votes).median(0).values for thing in things])
-    angle = torch.atan2(things[:, 3], things[:, 4]).rad2deg()
-    looks = rearrange(classes[:, sure], "c n -> n c")
-    looks = torch.stack([(looks[own] if (own := group == number).any() else looks).mean(0) for number in range(count)])
-    return torch.cat([things[:, :3], angle[:, None], things[:, 5:], looks], 1)[things[:, 0].argsort()]
+    return pose_of(things)[things[:, 0].argsort()]
+
+
+def moved(poses: Tensor, off: Tensor) -> Tensor:
+    """Poses (..., 6) as `locate` has them, moved by what a crop of each is off (..., 6): across and down in halves of
+    the crop and along its own sides, the log of the size, radians clockwise, squash and shear."""
+    x, y, size, angle, squash, shear = poses.unbind(-1)
+    across = (_half(poses) @ off[..., :2, None])[..., 0]
+    angle = (angle + off[..., 3].rad2deg() + 180) % 360 - 180
+    centre = torch.stack([x, y], -1) + across
+    rest = torch.stack([size * off[..., 2].exp(), angle, squash + off[..., 4], shear + off[..., 5]], -1)
+    return torch.cat([centre, rest], -1)
+
+
+def apart(poses: Tensor, others: Tensor) -> Tensor:
+    """What crops at `poses` are off from `others`, (..., 6) each: what `moved` needs to make these of those."""
+    off = others - poses
+    across = torch.linalg.solve(_half(poses), off[..., :2])
+    turn = ((off[..., 3] + 180) % 360 - 180).deg2rad()
+    rest = torch.stack([(others[..., 2] / poses[..., 2]).log(), turn], -1)
+    return torch.cat([across, rest, off[..., 4:]], -1)
+
+
+def _half(poses: Tensor) -> Tensor:
+    """What half a crop's side, across and down, is in sides of the frame: (..., 6) -> (..., 2, 2)."""
+    return turned(*poses[..., 3:].unbind(-1)) * (CROP / 2 * poses[..., 2])[..., None, None]
+
+
+def pose_of(votes: Tensor) -> Tensor:
+    """Rows of x, y, size, sine and cosine of the angle, squash and shear, the first of `votes`, as `locate` has them:
+    (n, 6)."""
+    angle = torch.atan2(votes[:, 3], votes[:, 4]).rad2deg()
+    return torch.cat([votes[:, :3], angle[:, None], votes[:, 5:7]], 1)
 
 
 def hue(rgb: Tensor) -> Tensor:
@@ -241,14 +285,6 @@ def _cluster(points: Tensor, count: int) -> Tensor:
 def _middle(maps: Tensor, sure: Tensor) -> Tensor:
     """The median of maps c h w where `sure`: c."""
     return maps[:, sure].median(1).values if sure.any() else torch.full((len(maps),), torch.nan)
-
-
-def _questions(model: PreTrainedModel, first: int) -> tuple[dict[str, list[int]], dict[str, list[str]]]:
-    """Per question of a network's labels, from the `first` on, their columns and the answers."""
-    labels = {n: model.config.id2label[n].partition(":") for n in range(first, model.config.num_labels)}
-    questions = dict.fromkeys(question for question, _, _ in labels.values())
-    columns = {q: [number for number, label in labels.items() if label[0] == q] for q in questions}
-    return columns, {q: [labels[number][2] for number in numbers] for q, numbers in columns.items()}
 
 
 def _load(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:

@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from measures.camera import camera_error
-from measures.judge import MAPPED, NOTHING, SIDE, Judge, Reading, locate, resize, turned
+from measures.judge import LOOKS, NOTHING, SIDE, Judge, Reading, resize, turned
 from tav.errors import InputError, one_line
 
 SEEN = 0.25  # of a thing, for it to count
-LOOKS = 0.5  # sides that a thing seems farther away where it looks like another one altogether
+UNLIKE = 0.5  # sides that a thing seems farther away where it looks like another one altogether
 WALK = 8  # drawn steps of a walk cycle
 FOUND = 0.5  # share of its frames in which a thing has to be found for its motion to be known
 MARGIN = 16  # a mask grows by this part of the frame's side: soft edges and a thing's shadow are no background
@@ -154,8 +154,9 @@ def poses(truth: Truth) -> Tensor:
 
 
 def read(judge: Judge, frames: Tensor, truth: Truth) -> Reading:
-    """What a judge reads off an edit, f 3 h w in [0, 1]: what it finds, and what is at the things' true places."""
-    return judge.read(frames, poses(truth))
+    """What a judge reads off an edit, f 3 h w in [0, 1]: what it finds, and what is at the true places of things
+    that can be seen."""
+    return judge.read(frames, poses(truth).masked_fill(~truth.visible[..., None], math.nan))
 
 
 def truth_beside(source, num_frames: int, size: int | tuple[int, int]) -> Truth | None:
@@ -334,18 +335,19 @@ def located(reading: Reading, truth: Truth) -> Tensor:
     """
     if len(reading.maps) != len(truth.things):
         raise InputError(f"{len(reading.maps)} frames were read, the truth has {len(truth.things)}: edit again")
-    classes = torch.cat([reading.classes[question] for question in MAPPED], 1)
+    if reading.things.shape[1] != len(truth.shown):
+        raise InputError("a judge is told how many things there are: read edits by `measures.truth.read`")
     read, frames = torch.full((*truth.share.shape, 6), torch.nan), torch.zeros(len(truth.shown))
-    places, looks = torch.zeros(len(frames), 2), torch.zeros(len(frames), classes.shape[1])
-    for frame, (maps, visible) in enumerate(zip(reading.maps, truth.visible, strict=True)):
+    places, looks = torch.zeros(len(frames), 2), torch.zeros(len(frames), reading.looks.shape[2])
+    for frame, visible in enumerate(truth.visible):
         there = visible.nonzero()[:, 0]
-        if not len(there) or not (maps[0] > 0).any():
+        pose, like = reading.things[frame, : len(there)], reading.looks[frame, : len(there)]
+        if not len(there) or pose.isnan().any():
             continue
-        pose, like = locate(maps, len(there), classes[frame]).split([6, classes.shape[1]], 1)
         known = frames[there, None] > 0
         apart = torch.cdist(torch.where(known, places[there], truth.things[frame, there, :2]), pose[:, :2])
         so_far = looks[there] / frames[there, None].clamp(min=1)
-        apart = apart + LOOKS * known * torch.cdist(so_far, like, p=1) / (2 * len(MAPPED))
+        apart = apart + UNLIKE * known * torch.cdist(so_far, like, p=1) / (2 * len(LOOKS))
         _, found = linear_sum_assignment(apart.numpy())
         read[frame, there], places[there] = pose[found], pose[found, :2]
         looks[there] += like[found]

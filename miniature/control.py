@@ -262,7 +262,7 @@ def measure(models: Path, device: torch.device, judge: "Judge") -> dict:
             condition = None if stage == "none" else stage
             seen = Sampler(models, device, condition)(scenes.captions(), drawn=drawn.get(condition))
         reading = judge.read(seen)
-        read = reading.things(1)[:, 0]
+        read = reading.things[:, 0]
         away = (SIZE * (read[:, :2] - things[:, :2]).norm(dim=1)).nan_to_num(SIZE / 2)
         covered = reading.mask > 0.5
         overlap = (covered & truth).sum((1, 2)) / (covered | truth).sum((1, 2))

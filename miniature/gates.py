@@ -26,6 +26,7 @@ from measures.truth import asks, identity_stability, read, read_truth, recall, s
 from miniature import control, judge, video
 from miniature.clips import DATA, as_asked
 from miniature.control import GUIDANCE, STEPS
+from miniature.fit import digest
 from miniature.judge import FRESH
 from miniature.pool import Pool
 from miniature.scenes import (
@@ -74,27 +75,41 @@ class Gate:
 
 
 def main(models: Path, device: torch.device) -> list[Gate]:
-    """Measure what there are models for; write reports/gates.json, sheets, and the table in README.md."""
-    (HERE / "reports").mkdir(exist_ok=True)
-    found: dict[str, dict] = {"vae": autoencoder(models, device)}
-    reader = Judge.load(models / "judge", device) if (models / "judge" / "finder").exists() else None
-    if reader:
-        found |= {"judge": judge.measure(models, device)["drawn"], "trivial": trivial(reader, device)}
-        found["several"] = several(reader)
-    if (models / "unet").exists():
-        found["inversion"] = inversion(models, device)
-        asked, drawn = sampled(models, device, SAMPLES if reader else SHOWN)
-        found["eye"] = by_eye(asked, HERE / "reports")
-        if reader:
-            found |= {"samples": right(reader, asked, drawn), "open": openness(models, reader, device)}
-            found["edited"] = agreement(reader, HERE / "reports")
-            found["room"] = room(models, reader, device)
-            if (models / video.FOLDER).exists():
-                found["foreign"] = foreign(models, reader, device)
-            if all((models / folder).exists() for folder in control.FOLDERS.values()):
-                found["control"] = control.measure(models, device, reader)
-    (HERE / "reports" / "gates.json").write_text(json.dumps(found, indent=2) + "\n")
-    gates, readme = table(found), HERE / "README.md"
+    """Measure what there are models for; write reports/gates.json, sheets, and the table in README.md.
+
+    A part that is known for these weights and lists of clips is not measured again; each is written when it is known.
+    """
+    file, readme = HERE / "reports" / "gates.json", HERE / "README.md"
+    file.parent.mkdir(exist_ok=True)
+    found = json.loads(file.read_text()) if file.exists() else {}
+    lists = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(DATA.glob("*.yaml")))).hexdigest()[:8]
+    load, asked = partial(Judge.load, models / "judge", device), wanted(SAMPLES)
+    reader, base = ("judge/reader", "judge/finder"), ("vae", "text_encoder", "unet")
+    parts: dict[str, tuple[tuple[str, ...], Callable[[], dict]]] = {
+        "vae": (("vae",), lambda: autoencoder(models, device)),
+        "judge": (("vae", *reader), lambda: judge.measure(models, device)["drawn"]),
+        "several": (reader, lambda: several(load())),
+        "trivial": (reader, lambda: trivial(load(), device)),
+        "inversion": (base, lambda: inversion(models, device)),
+        "samples": ((*base, *reader), lambda: right(load(), asked, sampled(models, device, asked))),
+        "open": ((*base, *reader), lambda: openness(models, load(), device)),
+        "foreign": ((*base, *reader, video.FOLDER), lambda: foreign(models, load(), device)),
+        "room": ((*base, *reader), lambda: room(models, load(), device)),
+        "control": ((*base, *reader, *control.FOLDERS.values()), lambda: control.measure(models, device, load())),
+    }
+    for name, (needs, measure) in parts.items():
+        if not all((models / folder).exists() for folder in needs):
+            continue
+        of = digest(models, *needs) + lists
+        if found.setdefault("of", {}).get(name) != of:
+            print(name, flush=True)
+            found[name], found["of"][name] = measure(), of
+            file.write_text(json.dumps(found, indent=2) + "\n")
+    found["eye"] = by_eye(asked, file.parent)
+    if (models / "judge" / "finder").exists():
+        found["edited"] = agreement(load(), file.parent)
+    file.write_text(json.dumps(found, indent=2) + "\n")
+    gates = table(found)
     marked = re.compile(r"(<!-- gates -->\n).*(<!-- end -->)", re.S)
     readme.write_text(marked.sub(lambda match: match[1] + markdown(gates) + match[2], readme.read_text()))
     return gates
@@ -163,14 +178,18 @@ def _sharp(latents: Tensor) -> Tensor:
     return latents - avg_pool2d(latents, 3, 1, 1, count_include_pad=False)
 
 
-def sampled(models: Path, device: torch.device, count: int) -> tuple[list[tuple[str, str, str]], Tensor]:
-    """Objects, styles and places at random, and a sample of each at guidance 3, n 3 64 64; a sheet shows the first."""
+def wanted(count: int) -> list[tuple[str, str, str]]:
+    """Objects, styles and places at random."""
     rng = np.random.default_rng(SEED)
-    asked = [tuple(str(rng.choice(part)) for part in (names(True), list(STYLES), list(PLACES))) for _ in range(count)]
+    return [tuple(str(rng.choice(part)) for part in (names(True), list(STYLES), list(PLACES))) for _ in range(count)]
+
+
+def sampled(models: Path, device: torch.device, asked: list[tuple[str, str, str]]) -> Tensor:
+    """A sample of each object, style and place at guidance 3, n 3 64 64; a sheet shows the first."""
     captions = [describe(style, [Thing(thing)], place) for thing, style, place in asked]
     drawn = control.Sampler(models, device)(captions, SEED)
     _save(drawn[:SHOWN], 10, HERE / "reports" / "samples.png")
-    return asked, drawn
+    return drawn
 
 
 def right(reader: Judge, asked: list[tuple[str, str, str]], drawn: Tensor) -> dict:

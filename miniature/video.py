@@ -142,7 +142,7 @@ def measure(models: Path, device: torch.device, judge: "Judge") -> dict:
         read = np.array(reading.names["object"]).reshape(len(first), NUM_FRAMES)
         same = (read == read[:, :1]).all(1)
         right = same & (read[:, 0] == shown)
-        paths = reading.things(1)[:, 0].unflatten(0, (len(first), NUM_FRAMES))
+        paths = reading.things[:, 0].unflatten(0, (len(first), NUM_FRAMES))
         steps = SIZE * paths[..., :2].diff(dim=1)
         found[name] = {
             "same": round(100 * float(same.mean()), 1),

@@ -1,27 +1,42 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import interpolate, one_hot
+from torch.nn.functional import interpolate
 from transformers import ResNetConfig, ResNetForImageClassification, UperNetConfig, UperNetForSemanticSegmentation
 
-from measures.judge import CROP, NOTHING, SEEN, VOTES, Judge, Reading, beside, cropped, hue, locate, places
+from measures import judge as reading
+from measures.judge import (
+    CROP,
+    NOTHING,
+    OFF,
+    SEEN,
+    VOTES,
+    Judge,
+    Reading,
+    apart,
+    beside,
+    cropped,
+    hue,
+    locate,
+    moved,
+    places,
+)
 from miniature.scenes import Renderer, plain
 from tav.errors import InputError
 
 ANSWERS = {"object": ["fox", "car", NOTHING], "drawing": ["fox/a", "fox/b", "car/a"], "style": ["3d", "pencil"],
            "place": ["sea"], "colour": ["red", "grey"]}  # fmt: skip
 LABELS = [f"{question}:{answer}" for question, answers in ANSWERS.items() for answer in answers]
-MAPPED = ["object:fox", "object:car", "colour:red", "colour:grey"]
 
 
-def stored(folder, votes=VOTES):
+def stored(folder, votes=VOTES, labels=LABELS + OFF):
     """A judge of random weights that knows other answers than the world's, in `folder`."""
     torch.manual_seed(0)
     sizes = {"num_channels": 5, "embedding_size": 8, "layer_type": "basic", "depths": [1, 1]}
     backbone = ResNetConfig(**sizes, hidden_sizes=[8, 16], out_features=["stage1", "stage2"])
     finder = UperNetConfig(backbone_config=backbone, hidden_size=8, pool_scales=[1], use_auxiliary_head=False,
-                           id2label=dict(enumerate([*votes, *MAPPED])))  # fmt: skip
-    reader = ResNetConfig(**sizes | {"num_channels": 6}, hidden_sizes=[8, 16], id2label=dict(enumerate(LABELS)))
+                           id2label=dict(enumerate(votes)))  # fmt: skip
+    reader = ResNetConfig(**sizes | {"num_channels": 6}, hidden_sizes=[8, 16], id2label=dict(enumerate(labels)))
     ResNetForImageClassification(reader).half().save_pretrained(folder / "reader")
     UperNetForSemanticSegmentation(finder).half().save_pretrained(folder / "finder")
     return folder
@@ -47,12 +62,10 @@ def ballot(side, *things):
     return maps
 
 
-def reading_of(maps, objects=None):
-    """A reading of one frame that holds these maps; objects: numbers of each pixel's object, h w."""
-    objects = torch.zeros(maps.shape[-2:], dtype=torch.long) if objects is None else objects
-    classes = {"object": one_hot(objects, 2).permute(2, 0, 1)[None].float()}
-    classes["colour"] = classes["object"]
-    return Reading(ANSWERS, {}, {"object": ["fox"]}, maps[None, 0].sigmoid(), maps[None], classes)
+def reading_of(maps):
+    """A reading of one frame that holds these maps."""
+    things = locate(maps, 1)[None]
+    return Reading(ANSWERS, {}, {"object": ["fox"]}, maps[None, 0].sigmoid(), maps[None], things, torch.zeros(1, 1, 5))
 
 
 def close(found, *expected):
@@ -62,19 +75,17 @@ def close(found, *expected):
 def test_the_answers_are_those_of_the_folder_and_every_frame_has_one_of_each(folder):
     judge = Judge.load(folder, "cpu")
     assert judge.answers == ANSWERS
-    reading = judge.read(torch.rand(5, 3, 40, 72, generator=torch.Generator().manual_seed(1)))
+    read = judge.read(torch.rand(5, 3, 40, 72, generator=torch.Generator().manual_seed(1)))
     for question, answers in judge.answers.items():
-        assert reading.probabilities[question].shape == (5, len(answers))
-        torch.testing.assert_close(reading.probabilities[question].sum(1), torch.ones(5))
-        likeliest = reading.probabilities[question].argmax(1)
-        assert reading.names[question] == [answers[number] for number in likeliest]
-    assert reading.recognisable.tolist() == [name != NOTHING for name in reading.names["object"]]
-    assert reading.things(3).shape == (5, 3, 6) and reading.colour.shape == (5, 3) and reading.phase.shape == (5,)
-    assert reading.mask.shape == (5, 40, 72) and 0 <= reading.mask.min() < reading.mask.max() <= 1
-    assert {question: maps.shape for question, maps in reading.classes.items()} == {
-        "object": (5, 2, 64, 64),
-        "colour": (5, 2, 64, 64),
-    }
+        assert read.probabilities[question].shape == (5, len(answers))
+        torch.testing.assert_close(read.probabilities[question].sum(1), torch.ones(5))
+        likeliest = read.probabilities[question].argmax(1)
+        assert read.names[question] == [answers[number] for number in likeliest]
+    assert read.recognisable.tolist() == [name != NOTHING for name in read.names["object"]]
+    assert read.things.shape == (5, 1, 6) and read.looks.shape == (5, 1, 5)
+    torch.testing.assert_close(read.looks.sum(2), torch.full((5, 1), 2.0))
+    assert read.colour.shape == (5, 3) and read.phase.shape == (5,)
+    assert read.mask.shape == (5, 40, 72) and 0 <= read.mask.min() < read.mask.max() <= 1
 
 
 def test_a_frame_is_read_alike_alone_and_in_a_long_clip(folder):
@@ -161,12 +172,41 @@ def test_places_that_are_asked_about_are_read_off_crops_of_their_own(folder):
     frames = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     poses = torch.rand(3, 2, 6, generator=torch.Generator().manual_seed(4)) * torch.tensor([1, 1, 0.5, 90, 0.2, 0.2])
     poses[2, 1] = torch.nan
-    reading, plain = judge.read(frames, poses), judge.read(frames)
-    assert plain.told is None and reading.names == plain.names
+    read, plain = judge.read(frames, poses), judge.read(frames)
+    assert plain.told is None and read.names == plain.names
     for f, k in np.ndindex(3, 2):
         logits = judge.reader(beside(frames[f : f + 1], cropped(frames[f : f + 1], poses[f, k : k + 1]))).logits[0]
-        for question, said in (("object", reading.told.object), ("colour", reading.told.colour)):
+        for question, said in (("object", read.told.object), ("colour", read.told.colour)):
             assert said[f][k] == judge.answers[question][logits[judge.columns[question]].argmax()]
+    assert read.things.shape == (3, 2, 6) and read.things.isnan().all(2).sum(1).tolist() == [0, 0, 1]
+
+
+def test_what_is_found_is_looked_at_again_where_the_reader_has_put_it(folder, monkeypatch):
+    frames = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    judge = Judge.load(folder, "cpu")
+    with torch.no_grad():
+        judge.reader.classifier[1].weight[judge.off] = 0
+        judge.reader.classifier[1].bias[judge.off] = torch.tensor([0.2, 0.0, 0.1, 0.0, 0.0, 0.0])
+    monkeypatch.setattr(reading, "locate", lambda maps, count: torch.tensor([[0.5, 0.4, 0.5, 20.0, 0.0, 0.1]]))
+    looks = []
+    for times in (1, 2, 3):
+        monkeypatch.setattr(reading, "LOOKED", times)
+        looks.append(judge.read(frames).things)
+    off = judge.reader.classifier[1].bias[judge.off].detach().half().float()
+    for before, after in zip(looks, looks[1:], strict=False):
+        torch.testing.assert_close(moved(before, off.expand_as(before)), after, atol=1e-3, rtol=1e-3)
+        assert (before - after)[..., :2].abs().max() > 0.05
+
+
+def test_what_crops_are_off_takes_them_where_they_belong():
+    generator = torch.Generator().manual_seed(6)
+    scale, middle = torch.tensor([1, 1, 0.4, 300, 0.6, 0.6]), torch.tensor([0.5, 0.5, -0.7, 0.5, 0.5, 0.5])
+    one, two = ((torch.rand(40, 6, generator=generator) - middle.abs()) * scale for _ in range(2))
+    one[:, 2], two[:, 2] = one[:, 2].abs() + 0.2, two[:, 2].abs() + 0.2
+    close(moved(one, apart(one, two)), *two.tolist())
+    assert apart(one, one).abs().max() < 1e-4
+    across = apart(torch.tensor([0.5, 0.5, 0.5, 90.0, 0, 0]), torch.tensor([0.5, 0.5 + CROP / 4, 0.5, 90.0, 0, 0]))
+    close(across, *[1.0, 0, 0, 0, 0, 0])  # half a crop down the frame is ahead of a thing that is turned downwards
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no finder", "no weights", "half the weights", "other weights"])
@@ -192,6 +232,11 @@ def test_a_judge_that_is_missing_or_broken_is_refused_in_one_line(folder, tmp_pa
 def test_a_judge_with_other_votes_is_refused(tmp_path):
     with pytest.raises(InputError, match="is no judge"):
         Judge.load(stored(tmp_path, votes=VOTES[:5]), "cpu")
+
+
+def test_a_judge_that_cannot_say_what_its_crop_is_off_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no judge"):
+        Judge.load(stored(tmp_path, labels=LABELS), "cpu")
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 4, 64, 64), (0, 3, 64, 64)])

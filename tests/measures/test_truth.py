@@ -12,7 +12,7 @@ from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolat
 from measures import protocol
 from measures.camera import camera_error, camera_motion
 from measures.clips import Source
-from measures.judge import NOTHING, VOTES, Reading, Told, places
+from measures.judge import LOOKS, NOTHING, PAINT, VOTES, Reading, Told, places
 from measures.truth import (
     Asked,
     Wanted,
@@ -107,26 +107,25 @@ def reading(truth, said=SEEN, at=None, seen_at=None, **changes) -> Reading:
     at = poses(truth) if at is None else at
     names = {question: [answer] * f if isinstance(answer, str) else list(answer) for question, answer in said.items()}
     seen_at = seen_at or [(shown.object, shown.colour) for shown in truth.shown]
-    maps, grid = torch.zeros(f, len(VOTES), SIDE, SIDE), places(SIDE)
+    maps = torch.zeros(f, len(VOTES), SIDE, SIDE)
     maps[:, 0] = torch.where(truth.mask, 9.0, -9.0)
-    classes = {question: torch.zeros(f, SIDE, SIDE, dtype=torch.long) for question in ("object", "colour")}
     for frame, thing in np.ndindex(f, k):
-        x, y, size, angle, squash, shear = at[frame, thing]
-        step, turn = 2 * math.pi * truth.phase[frame, thing], angle.deg2rad()
-        rest = [size, turn.sin(), turn.cos(), squash, shear, *truth.shown[thing].paint, step.sin(), step.cos()]
-        votes = torch.cat(
-            [torch.stack([x, y])[:, None, None] - grid, torch.tensor(rest)[:, None, None].expand(-1, 64, 64)]
-        )
-        mask = truth.masks[frame, thing]
-        maps[frame, 1:, mask] = votes[:, mask]
-        look = seen_at[thing] if isinstance(seen_at[thing], tuple) else seen_at[thing][frame]
-        for question, answer in zip(classes, look, strict=True):
-            classes[question][frame, mask] = ANSWERS[question].index(answer)
-    counts = {"object": len(ANSWERS["object"]) - 1, "colour": len(ANSWERS["colour"])}
-    classes = {q: one_hot(maps, counts[q]).permute(0, 3, 1, 2).float() for q, maps in classes.items()}
+        step = 2 * math.pi * truth.phase[frame, thing]
+        votes = torch.tensor([*truth.shown[thing].paint, step.sin(), step.cos()])
+        maps[frame, PAINT.start :, truth.masks[frame, thing]] = votes[:, None]
     looks = [[look if isinstance(look, tuple) else look[frame] for look in seen_at] for frame in range(f)]
     told = Told(*([[look[part] for look in frame] for frame in looks] for part in (0, 1)))
-    return replace(Reading(ANSWERS, {}, names, truth.mask.float(), maps, classes, told), **changes)
+    alike = []
+    for part, question in enumerate(LOOKS):
+        numbers = [[ANSWERS[question].index(look[part]) for look in frame] for frame in looks]
+        alike.append(one_hot(torch.tensor(numbers), len(ANSWERS[question])).float())
+    alike = torch.cat(alike, 2)
+    things, like = torch.full((f, k, 6), torch.nan), torch.zeros_like(alike)
+    for frame, visible in enumerate(truth.visible):  # a judge has them by x, and knows no names
+        order = visible.nonzero()[:, 0]
+        order = order[at[frame, order, 0].argsort()]
+        things[frame, : len(order)], like[frame, : len(order)] = at[frame, order], alike[frame, order]
+    return replace(Reading(ANSWERS, {}, names, truth.mask.float(), maps, things, like, told), **changes)
 
 
 def mixed(usual, other, dose):
@@ -304,8 +303,7 @@ def test_an_edit_in_motion_falls_with_frames_that_are_not_edited_and_with_motion
 
 def test_an_edit_in_which_nothing_is_found_is_none_in_motion_though_no_motion_of_it_is_known(truth):
     read = reading(truth, CAR)
-    lost = replace(read, maps=read.maps.clone())
-    lost.maps[:, 0] = 0  # no pixel shows a thing
+    lost = replace(read, things=read.things * torch.nan)
     scores = truth_scores(lost, truth, TO_CAR, grey(), grey())
     assert math.isnan(scores["motion correlation"]) and scores["edited in motion"] == 0
 

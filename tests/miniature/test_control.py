@@ -230,8 +230,7 @@ class Knowing:
     mask = torch.ones(4, 64, 64)
     names = {"facing": ["left"] * 4}
 
-    def things(self, count):
-        return torch.tensor([0.5, 0.5, 0.6, 0.0]).expand(4, count, 4)
+    things = torch.tensor([0.5, 0.5, 0.6, 0.0, 0.0, 0.0]).expand(4, 1, 6)
 
 
 def test_every_stage_is_measured_beside_none_and_what_was_drawn(models, monkeypatch):

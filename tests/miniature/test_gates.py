@@ -3,12 +3,14 @@
 import hashlib
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from miniature import gates, judge
 from miniature.clips import DATA, as_asked, scenes
@@ -121,7 +123,8 @@ def test_what_an_untuned_model_does_to_clips_is_measured(models, monkeypatch, tm
 def test_samples_are_read_and_shown_and_their_figures_reach_the_table(models, monkeypatch, here):
     monkeypatch.setattr(gates.control, "STEPS", 2)
     reader = gates.Judge.load(models / "judge", CPU)
-    shares = gates.right(reader, *gates.sampled(models, CPU, 6))
+    asked = gates.wanted(6)
+    shares = gates.right(reader, asked, gates.sampled(models, CPU, asked))
     assert list(shares) == ["object", "style", "place", "all"] and all(0 <= share <= 100 for share in shares.values())
     assert (here / "reports" / "samples.png").stat().st_size > 0
     assert shares["all"] <= min(shares.values())
@@ -219,7 +222,7 @@ def test_every_figure_is_written_and_the_readme_keeps_the_rest(models, monkeypat
     monkeypatch.setattr(gates, "autoencoder", lambda *_: {"seen": 31.0, "unseen": 28.0})
     for part in ("inversion", "right", "openness", "room", "trivial", "several"):
         monkeypatch.setattr(gates, part, lambda *_: {})
-    monkeypatch.setattr(gates, "sampled", lambda *_: ([], None))
+    monkeypatch.setattr(gates, "sampled", lambda *_: None)
     monkeypatch.setattr(gates.judge, "measure", lambda *_: {"drawn": {"style": 97.0}})
     gates.main(models, CPU)
     assert json.loads((here / "reports" / "gates.json").read_text())["vae"] == {"seen": 31.0, "unseen": 28.0}
@@ -242,3 +245,21 @@ def test_what_never_saw_the_source_is_held_against_what_claims_ask_of_keeping_it
     found = gates.foreign(models, gates.Judge.load(models / "judge", CPU), CPU)
     assert asked == [facts["edits"][kind] for _, facts in first for kind in ("place", "style")]
     assert list(found) == ["edited in motion", "identity kept"] and found["identity kept"] == 0
+
+
+def test_what_is_known_for_these_weights_is_not_measured_again(models, monkeypatch, here, tmp_path):
+    (here / "README.md").write_text("<!-- gates -->\n<!-- end -->\n")
+    shutil.copytree(models / "vae", tmp_path / "models" / "vae")
+    shutil.copytree(models / "judge", tmp_path / "models" / "judge")
+    taken = []
+    monkeypatch.setattr(gates, "autoencoder", lambda *_: taken.append("vae") or {"seen": 31.0, "unseen": 30.0})
+    monkeypatch.setattr(gates.judge, "measure", lambda *_: taken.append("judge") or {"drawn": {"style": 97.0}})
+    for part in ("trivial", "several"):
+        monkeypatch.setattr(gates, part, lambda *_, part=part: taken.append(part) or {})
+    for _ in range(2):
+        table = gates.main(tmp_path / "models", CPU)
+    assert taken == ["vae", "judge", "several", "trivial"] and gates.markdown(table) in (here / "README.md").read_text()
+    (weights,) = (tmp_path / "models" / "judge" / "reader").glob("*.safetensors")
+    save_file({name: part + 1 for name, part in load_file(weights).items()}, weights, {"format": "pt"})
+    gates.main(tmp_path / "models", CPU)
+    assert taken == ["vae", "judge", "several", "trivial", "judge", "several", "trivial"]

@@ -4,13 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import one_hot
 
-from measures.judge import MAPPED, NOTHING, VOTES, Judge, hue, places
+from measures.judge import NOTHING, VOTES, Judge, hue, places
 from miniature import fit as loop
 from miniature import judge
 from miniature.pool import Pool
-from miniature.scenes import BARE, COLOURS, TRAINING, drawings, objects
+from miniature.scenes import BARE, TRAINING, drawings, objects
 from tests.miniature.test_control import tiny_models
 
 MODELS, CPU = Path("models/miniature"), torch.device("cpu")
@@ -104,34 +103,28 @@ def test_of_a_thing_that_cannot_be_recognised_the_object_alone_is_learned(truth)
     said = truth.answers[:4, 0].clone()
     said[:2, 0] = len(objects())
     sizes = [len(known) for known in judge.answers().values()]
+    sizes.append(len(judge.OFF))
     logits = torch.zeros(4, sum(sizes), requires_grad=True)
-    judge.naming(logits, {"answers": said}).backward()
+    judge.naming(logits, {"answers": said, "off": torch.ones(4, len(judge.OFF))}).backward()
     asked = [part.abs().sum(1) > 0 for part in logits.grad.split(sizes, 1)]
     assert asked[0].all() and all(part.tolist() == [False, False, True, True] for part in asked[1:])
 
 
 def test_maps_that_say_the_truth_cost_least(pool, truth):
     rows = torch.arange(8)
-    batch = {name: getattr(truth, name)[rows] for name in ("things", "walks", "classes")}
+    batch = {name: getattr(truth, name)[rows] for name in ("things", "walks")}
     batch["visible"] = pool.visible[rows] / 255
     batch["walks"][:] = True
     owner = batch["visible"].argmax(1)[..., None]
     votes = batch["things"][torch.arange(8)[:, None, None], owner[..., 0]].permute(0, 3, 1, 2)
     votes = torch.cat([votes[:, :2] - places(64), votes[:, 2:]], 1)
     seen = batch["visible"].sum(1, keepdim=True).clamp(0.001, 0.999).logit()
-    counts = [len(objects()), len(COLOURS)]
-    classes = batch["classes"][torch.arange(8)[:, None, None], owner[..., 0]]
-    classes = [20.0 * one_hot(classes[..., k], n).permute(0, 3, 1, 2) for k, n in enumerate(counts)]
-    right = torch.cat([seen, votes, *classes], 1)
+    right = torch.cat([seen, votes], 1)
     least = judge.finding(right, batch)
     for number in range(len(VOTES)):
         wrong = right.clone()
         wrong[:, number] += 0.1 if number else -4
         assert judge.finding(wrong, batch) > least + 0.005, VOTES[number]
-    for first in (len(VOTES), len(VOTES) + counts[0]):
-        wrong = right.clone()
-        wrong[:, first : first + 2] += 40 * torch.rand(8, 2, 1, 1)
-        assert judge.finding(wrong, batch) > least
 
 
 def test_a_third_goes_through_each_model_and_some_are_broken(pool, folder):
@@ -222,7 +215,7 @@ def test_both_networks_learn_from_pictures_made_once_and_go_on_from_published_we
         judge.train(part, SETTINGS, tmp_path / "models", CPU)
     (made,) = (tmp_path / "state").glob("judge-*.safetensors")
     published = Judge.load(tmp_path / "models" / "judge", "cpu")
-    assert published.answers == judge.answers() and set(published.mapped) == set(MAPPED)
+    assert published.answers == judge.answers()
     before, when = published.reader.classifier[1].weight, made.stat().st_mtime_ns
     judge.train("reader", SETTINGS | {"warm": True, "learning_rate": 0.0}, tmp_path / "models", CPU)
     torch.testing.assert_close(Judge.load(tmp_path / "models" / "judge", "cpu").reader.classifier[1].weight, before)
