@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 
 from miniature.fit import autocast, fit, replacing
 from miniature.pool import Pool
-from miniature.scenes import BARE, MOST, SIZE, STYLES, Scenes, names, objects, objects_of
+from miniature.scenes import BARE, MOST, SIZE, Scenes, join, names, objects, objects_of, plain, random_scenes
 from miniature.text import CONTEXT, HEADS, LAYERS, WIDTH, as_text_model, build_tokenizer, tokenize
 
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -40,20 +40,14 @@ class Captioned:
         self.pool, scenes = pool, scenes.with_(says=says)
         self.tokens = tokenize(tokenizer, scenes.captions()).to(pool.device)
         self.facts, self.stated = (torch.from_numpy(part).to(pool.device) for part in _facts(scenes))
-        self.where = [
-            [
-                np.nonzero((scenes.style == style) & (scenes.place == place))[0]
-                for place in range(scenes.place.max() + 1)
-            ]
-            for style in range(len(STYLES))
-        ]
+        self.where = np.stack([scenes.style, scenes.place])
 
     def choose(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Every second batch holds few styles and places, so that things and attributes decide."""
-        if rng.random() < 0.5:
+        """Three in four batches are of one style and place, so that things and attributes decide."""
+        if rng.random() < 0.25:
             return rng.integers(len(self.pool), size=count)
-        styles, places = (rng.choice(n, 2, replace=False) for n in (len(self.where), len(self.where[0])))
-        return rng.choice(np.concatenate([self.where[style][place] for style in styles for place in places]), count)
+        one = self.where[:, rng.integers(len(self.pool)), None]
+        return rng.choice(np.nonzero((self.where == one).all(0))[0], count)
 
     def true(self, chosen: np.ndarray) -> Tensor:
         """Whether caption j is true of picture i: (i, j)."""
@@ -79,17 +73,22 @@ def train(
 ) -> None:
     """Train `which`, text or clip, and publish `folder`/text_encoder and tokenizer, or `folder`/clip.
 
-    Pictures of which the same caption is true are each other's positives.
+    Half of the pictures are plain. Those of which the same caption is true are each other's positives.
     """
     tokenizer = build_tokenizer()
     among = names(seen=True) if which == "text" else list(objects())
-    data = Captioned(Pool(settings["pool"], settings["seed"], device, among), settings["seed"], tokenizer)
+
+    def scenes(rng: np.random.Generator, n: int) -> Scenes:
+        return join([plain(rng, n // 2, among=among), random_scenes(rng, n - n // 2, among)])
+
+    data = Captioned(Pool(settings["pool"], settings["seed"], device, draw=scenes), settings["seed"], tokenizer)
     torch.manual_seed(settings["seed"])
     model = open_clip.CLIP(**config(len(tokenizer)))
 
     def loss(model, rng, generator):
         chosen = data.choose(rng, settings["batch"])
         pictures = data.pool.take(chosen, generator) * 2 - 1
+        pictures[::2] = pictures[::2].flip(-1)  # captions do not say left and right
         with autocast(device):
             seen = model.encode_image(pictures, normalize=True)
             read = model.encode_text(data.tokens[torch.from_numpy(chosen).to(device)], normalize=True)

@@ -260,9 +260,9 @@ def random_scenes(
     )
 
 
-def plain(rng: np.random.Generator, n: int, layouts: range = TRAINING) -> Scenes:
+def plain(rng: np.random.Generator, n: int, layouts: range = TRAINING, among: Sequence[str] | None = None) -> Scenes:
     """Random pictures of one thing that stands whole, upright and of middling size, wears nothing and does nothing."""
-    drawn = random_scenes(rng, n, layouts=layouts)
+    drawn = random_scenes(rng, n, among, layouts)
     pose = np.zeros_like(drawn.pose)
     x, y, side = rng.uniform(0.35, 0.65, n), rng.uniform(0.45, 0.65, n), rng.uniform(0.5, 0.85, n)
     pose[:, 0, :4] = np.stack([x, y, side, rng.normal(0, 6, n)], 1)
