@@ -59,8 +59,7 @@ def test_without_models_every_gate_is_open_and_with_perfect_ones_every_gate_hold
     perfect = {
         "open": {"drawing": 1, "colour": 1, "facing": 1},
         "room": {"source": 0.02, "edited": 0.4},
-        "judge": dict.fromkeys(("object", "drawing", "style", "place", "facing", "colour"), 99)
-        | {"hue": 3, "centre": 0.5},
+        "clips": dict.fromkeys(gates.QUESTIONS, 99) | {"hue": 3, "centre": 0.5},
         "several": {"recall": 97, "swaps": 1},
         "trivial": {"source": 0.01, "repeated": 0.0, "drawn": 0.97},
         "foreign": {"edited in motion": 0.2, "identity kept": 0.1},
@@ -210,6 +209,27 @@ def test_an_edit_by_hand_shows_what_is_asked_and_moves_as_the_source():
 
 
 @pytest.mark.skipif(not (DATA / "clips").exists(), reason="python -m miniature clips makes them")
+def test_a_judge_that_errs_in_nothing_reads_all_clips_rightly(models, monkeypatch):
+    first = gates.listed("evaluation")[:6]
+    monkeypatch.setattr(gates, "listed", lambda which: first if which == "evaluation" else [])
+    found = gates.on_clips(gates.Judge.load(models / "judge", CPU))
+    assert list(found) == [*gates.QUESTIONS, "hue", "centre"]
+    assert all(0 <= found[question] <= 100 for question in gates.QUESTIONS)
+
+    def knowing(reader, frames, truth):
+        said = {"style": truth.style, "place": truth.place} | vars(truth.shown[0])
+        names = {question: [said.get(question)] * len(frames) for question in gates.QUESTIONS}
+        names["facing"] = ["right" if facing > 0 else "left" for facing in truth.facing[:, 0]]
+        colour = torch.tensor(truth.shown[0].paint).expand(len(frames), 3)
+        return SimpleNamespace(names=names, colour=colour, things=truth.things)
+
+    monkeypatch.setattr(gates, "read", knowing)
+    found = gates.on_clips(None)
+    assert all(found[question] == 100 for question in gates.QUESTIONS) and found["centre"] == 0
+    assert found["hue"] == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.skipif(not (DATA / "clips").exists(), reason="python -m miniature clips makes them")
 def test_what_no_method_does_is_scored_by_a_judge(models, monkeypatch):
     first = gates.listed("evaluation")[:1]
     monkeypatch.setattr(gates, "listed", lambda which: first)
@@ -223,12 +243,13 @@ def test_every_figure_is_written_and_the_readme_keeps_the_rest(models, monkeypat
     for part in ("inversion", "right", "openness", "room", "trivial", "several"):
         monkeypatch.setattr(gates, part, lambda *_: {})
     monkeypatch.setattr(gates, "sampled", lambda *_: None)
-    monkeypatch.setattr(gates.judge, "measure", lambda *_: {"drawn": {"style": 97.0}})
+    monkeypatch.setattr(gates.judge, "measure", lambda *_: {"drawn": {}})
+    monkeypatch.setattr(gates, "on_clips", lambda *_: {"style": 97.0})
     gates.main(models, CPU)
     assert json.loads((here / "reports" / "gates.json").read_text())["vae"] == {"seen": 31.0, "unseen": 28.0}
     text = (here / "README.md").read_text()
     assert text.startswith("before\n<!-- gates -->\n| gate |") and text.endswith("<!-- end -->\nafter\n")
-    assert "| judge on drawn pictures: style | 95 % | 97 % | yes |" in text and "former" not in text
+    assert "| judge on drawn clips: style | 95 % | 97 % | yes |" in text and "former" not in text
 
 
 @pytest.mark.skipif(not (DATA / "clips").exists(), reason="python -m miniature clips makes them")
@@ -253,13 +274,14 @@ def test_what_is_known_for_these_weights_is_not_measured_again(models, monkeypat
     shutil.copytree(models / "judge", tmp_path / "models" / "judge")
     taken = []
     monkeypatch.setattr(gates, "autoencoder", lambda *_: taken.append("vae") or {"seen": 31.0, "unseen": 30.0})
-    monkeypatch.setattr(gates.judge, "measure", lambda *_: taken.append("judge") or {"drawn": {"style": 97.0}})
-    for part in ("trivial", "several"):
+    monkeypatch.setattr(gates.judge, "measure", lambda *_: taken.append("pictures") or {"drawn": {}})
+    for part in ("trivial", "several", "on_clips"):
         monkeypatch.setattr(gates, part, lambda *_, part=part: taken.append(part) or {})
     for _ in range(2):
         table = gates.main(tmp_path / "models", CPU)
-    assert taken == ["vae", "judge", "several", "trivial"] and gates.markdown(table) in (here / "README.md").read_text()
+    of_judge = ["pictures", "on_clips", "several", "trivial"]
+    assert taken == ["vae", *of_judge] and gates.markdown(table) in (here / "README.md").read_text()
     (weights,) = (tmp_path / "models" / "judge" / "reader").glob("*.safetensors")
     save_file({name: part + 1 for name, part in load_file(weights).items()}, weights, {"format": "pt"})
     gates.main(tmp_path / "models", CPU)
-    assert taken == ["vae", "judge", "several", "trivial", "judge", "several", "trivial"]
+    assert taken == ["vae", *of_judge, *of_judge]
