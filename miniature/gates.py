@@ -51,6 +51,7 @@ from tav.pipeline import TuneAVideoPipeline
 HERE = Path("miniature")
 SEED = 7331
 FRAMES = 8  # of a clip
+ROUNDING = 2  # of 255
 OPEN = 64  # samples of one caption
 OPEN_QUESTIONS = "drawing", "colour", "facing"  # what it leaves open
 QUESTIONS = "object", "drawing", "style", "place", "facing", "colour"  # that the judge has to know
@@ -457,7 +458,12 @@ def markdown(gates: list[Gate]) -> str:
 
 
 def _save(pictures: Tensor, columns: int, path: Path) -> None:
-    """Pictures n 3 h w in [0, 1] as one PNG."""
+    """Pictures n 3 h w in [0, 1] as one PNG; one that differs by rounding alone stays, and so do the labels given for it."""
     arrays = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     rows = [np.concatenate(arrays[start : start + columns], 1) for start in range(0, len(arrays), columns)]
-    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
+    sheet = np.concatenate(rows)
+    if path.exists():
+        former = np.asarray(Image.open(path).convert("RGB"))
+        if former.shape == sheet.shape and np.abs(former.astype(int) - sheet).max() <= ROUNDING:
+            return
+    Image.fromarray(sheet).save(path, optimize=True)

@@ -285,3 +285,13 @@ def test_what_is_known_for_these_weights_is_not_measured_again(models, monkeypat
     save_file({name: part + 1 for name, part in load_file(weights).items()}, weights, {"format": "pt"})
     gates.main(tmp_path / "models", CPU)
     assert taken == ["vae", *of_judge, *of_judge]
+
+
+def test_a_sheet_that_differs_by_rounding_alone_stays(tmp_path):
+    pictures = torch.full((4, 3, 8, 8), 0.5)
+    gates._save(pictures, 2, tmp_path / "sheet.png")
+    first = (tmp_path / "sheet.png").read_bytes()
+    gates._save(pictures + 1 / 255, 2, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes() == first
+    gates._save(pictures + 9 / 255, 2, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes() != first
