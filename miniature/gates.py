@@ -458,7 +458,7 @@ def markdown(gates: list[Gate]) -> str:
 
 
 def _save(pictures: Tensor, columns: int, path: Path) -> None:
-    """Pictures n 3 h w in [0, 1] as one PNG; one that differs by rounding alone stays, and so do the labels given for it."""
+    """Pictures n 3 h w in [0, 1] as one PNG; one that differs by rounding alone stays, as its labels do."""
     arrays = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     rows = [np.concatenate(arrays[start : start + columns], 1) for start in range(0, len(arrays), columns)]
     sheet = np.concatenate(rows)
