@@ -101,6 +101,7 @@ def main(models: Path, device: torch.device) -> list[Gate]:
         "room": ((*base, *reader), lambda: room(models, load(), device)),
         "control": ((*base, *reader, *control.FOLDERS.values()), lambda: control.measure(models, device, load())),
     }
+    found = {name: figures for name, figures in found.items() if name in (*parts, "of")}
     for name, (needs, measure) in parts.items():
         if not all((models / folder).exists() for folder in needs):
             continue
