@@ -43,8 +43,8 @@ class Captioned:
         self.where = np.stack([scenes.style, scenes.place])
 
     def choose(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Three in four batches are of one style and place, so that things and attributes decide."""
-        if rng.random() < 0.25:
+        """Every second batch is of one style and place, so that things and attributes decide."""
+        if rng.random() < 0.5:
             return rng.integers(len(self.pool), size=count)
         one = self.where[:, rng.integers(len(self.pool)), None]
         return rng.choice(np.nonzero((self.where == one).all(0))[0], count)

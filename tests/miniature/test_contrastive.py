@@ -22,13 +22,13 @@ def data():
     return contrastive.Captioned(Pool(256, 1, CPU, draw=scenes), 1, build_tokenizer())
 
 
-def test_in_three_of_four_batches_things_and_attributes_decide(data):
+def test_in_every_second_batch_things_and_attributes_decide(data):
     alike = 0
     for number in range(60):
         chosen = data.choose(np.random.default_rng(number), 8)
         assert len(chosen) == 8
         alike += len(set(zip(data.pool.scenes.style[chosen], data.pool.scenes.place[chosen], strict=True))) == 1
-    assert 35 <= alike <= 55
+    assert 20 <= alike <= 40
 
 
 def test_a_caption_is_true_of_its_picture_and_of_those_that_show_the_same(data):
