@@ -126,7 +126,8 @@ class Judge:
             if poses.shape[1] > 1:
                 there = torch.full(poses.shape, torch.nan)
                 for frame, count in enumerate((~poses.isnan().any(2)).sum(1).tolist()):
-                    there[frame, :count] = locate(maps[frame], count)
+                    if count:
+                        there[frame, :count] = locate(maps[frame], count)
                 logits, things = self._look(frames, there)
         probabilities = {question: most[:, columns].softmax(1) for question, columns in self.columns.items()}
         names = {question: self._best(question, most) for question in self.columns}

@@ -179,6 +179,8 @@ def test_places_that_are_asked_about_are_read_off_crops_of_their_own(folder):
         for question, said in (("object", read.told.object), ("colour", read.told.colour)):
             assert said[f][k] == judge.answers[question][logits[judge.columns[question]].argmax()]
     assert read.things.shape == (3, 2, 6) and read.things.isnan().all(2).sum(1).tolist() == [0, 0, 1]
+    poses[0] = torch.nan
+    assert judge.read(frames, poses).things.isnan().all(2).sum(1).tolist() == [2, 0, 1]
 
 
 def test_what_is_found_is_looked_at_again_where_the_reader_has_put_it(folder, monkeypatch):
