@@ -25,7 +25,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from tav.errors import InputError, one_line
 from world.camera import camera_error
-from world.reading import LOOKS, NOTHING, SIDE, Judge, Reading, resize, turned
+from world.reading import LOOKS, NOTHING, SIDE, Judge, Reading, resize, turned, wrapped
 
 SEEN = 0.25  # of a thing, for it to count
 UNLIKE = 0.5  # sides that a thing seems farther away where it looks like another one altogether
@@ -361,7 +361,7 @@ def motion_error(read: Tensor, truth: Truth) -> dict[str, float]:
     errors = dict.fromkeys(("centre error", "size error", "angle error"), math.nan)
     if found.any():
         off, true = (read[..., :4] - truth.things)[found].double(), truth.things[found]
-        turn = (off[:, 3] + 180) % 360 - 180
+        turn = wrapped(off[:, 3])
         errors["centre error"] = SIDE * float(off[:, :2].norm(dim=1).mean())
         errors["size error"] = 100 * float((off[:, 2] / true[:, 2]).abs().mean())
         errors["angle error"] = float(turn.abs().mean())
