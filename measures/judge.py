@@ -236,7 +236,7 @@ def moved(poses: Tensor, off: Tensor) -> Tensor:
     the crop and along its own sides, the log of the size, radians clockwise, squash and shear."""
     x, y, size, angle, squash, shear = poses.unbind(-1)
     across = (_half(poses) @ off[..., :2, None])[..., 0]
-    angle = (angle + off[..., 3].rad2deg() + 180) % 360 - 180
+    angle = wrapped(angle + off[..., 3].rad2deg())
     centre = torch.stack([x, y], -1) + across
     rest = torch.stack([size * off[..., 2].exp(), angle, squash + off[..., 4], shear + off[..., 5]], -1)
     return torch.cat([centre, rest], -1)
@@ -246,7 +246,7 @@ def apart(poses: Tensor, others: Tensor) -> Tensor:
     """What crops at `poses` are off from `others`, (..., 6) each: what `moved` needs to make these of those."""
     off = others - poses
     across = torch.linalg.solve(_half(poses), off[..., :2])
-    turn = ((off[..., 3] + 180) % 360 - 180).deg2rad()
+    turn = wrapped(off[..., 3]).deg2rad()
     rest = torch.stack([(others[..., 2] / poses[..., 2]).log(), turn], -1)
     return torch.cat([across, rest, off[..., 4:]], -1)
 
@@ -261,6 +261,11 @@ def pose_of(votes: Tensor) -> Tensor:
     (n, 6)."""
     angle = torch.atan2(votes[:, 3], votes[:, 4]).rad2deg()
     return torch.cat([votes[:, :3], angle[:, None], votes[:, 5:7]], 1)
+
+
+def wrapped(degrees: Tensor) -> Tensor:
+    """Angles, or differences of angles, in -180 to 180."""
+    return (degrees + 180) % 360 - 180
 
 
 def hue(rgb: Tensor) -> Tensor:

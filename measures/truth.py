@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from measures.camera import camera_error
-from measures.judge import LOOKS, NOTHING, SIDE, Judge, Reading, resize, turned
+from measures.judge import LOOKS, NOTHING, SIDE, Judge, Reading, resize, turned, wrapped
 from tav.errors import InputError, one_line
 
 SEEN = 0.25  # of a thing, for it to count
@@ -371,7 +371,7 @@ def motion_error(read: Tensor, truth: Truth) -> dict[str, float]:
     errors = dict.fromkeys(("centre error", "size error", "angle error"), math.nan)
     if found.any():
         off, true = (read[..., :4] - truth.things)[found].double(), truth.things[found]
-        turn = (off[:, 3] + 180) % 360 - 180
+        turn = wrapped(off[:, 3])
         errors["centre error"] = SIDE * float(off[:, :2].norm(dim=1).mean())
         errors["size error"] = 100 * float((off[:, 2] / true[:, 2]).abs().mean())
         errors["angle error"] = float(turn.abs().mean())

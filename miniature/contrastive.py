@@ -4,6 +4,8 @@
 """
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,11 @@ def _facts(scenes: Scenes) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(facts, 1), np.concatenate(stated, 1)
 
 
+def half_plain(among: Sequence[str], rng: np.random.Generator, n: int) -> Scenes:
+    """Pictures of the objects `among`, half of them plain."""
+    return join([plain(rng, n // 2, among=among), random_scenes(rng, n - n // 2, among)])
+
+
 def train(
     which: str, settings: dict, folder: Path, device: torch.device, stop_after=float("inf"), seconds=None
 ) -> None:
@@ -77,11 +84,8 @@ def train(
     """
     tokenizer = build_tokenizer()
     among = names(seen=True) if which == "text" else list(objects())
-
-    def scenes(rng: np.random.Generator, n: int) -> Scenes:
-        return join([plain(rng, n // 2, among=among), random_scenes(rng, n - n // 2, among)])
-
-    data = Captioned(Pool(settings["pool"], settings["seed"], device, draw=scenes), settings["seed"], tokenizer)
+    pool = Pool(settings["pool"], settings["seed"], device, draw=partial(half_plain, among))
+    data = Captioned(pool, settings["seed"], tokenizer)
     torch.manual_seed(settings["seed"])
     model = open_clip.CLIP(**config(len(tokenizer)))
 

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ from ruamel.yaml import YAML
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from measures.judge import Judge, hue
+from measures.judge import Judge, hue, wrapped
 from measures.protocol import margins
-from measures.truth import asks, identity_stability, read, read_truth, recall, swaps, truth_scores
+from measures.truth import Truth, asks, identity_stability, read, read_truth, recall, swaps, truth_scores
 from miniature import control, judge, video
 from miniature.clips import DATA, as_asked
 from miniature.control import GUIDANCE, STEPS
@@ -86,7 +86,7 @@ def main(models: Path, device: torch.device) -> list[Gate]:
     file.parent.mkdir(exist_ok=True)
     found = json.loads(file.read_text()) if file.exists() else {}
     lists = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(DATA.glob("*.yaml")))).hexdigest()[:8]
-    load, asked = partial(Judge.load, models / "judge", device), wanted(SAMPLES)
+    load, asked = cache(partial(Judge.load, models / "judge", device)), wanted(SAMPLES)
     reader, base = ("judge/reader", "judge/finder"), ("vae", "text_encoder", "unet")
     parts: dict[str, tuple[tuple[str, ...], Callable[[], dict]]] = {
         "vae": (("vae",), lambda: autoencoder(models, device)),
@@ -147,6 +147,11 @@ def listed(which: str) -> list[tuple[str, dict]]:
     if any(not Path(facts["source"]["path"]).exists() for facts in clips.values()):
         raise InputError(f"clips of {which}.yaml are not drawn yet: run python -m miniature clips")
     return list(clips.items())
+
+
+def _with_truth(source: dict) -> tuple[Tensor, Truth]:
+    """The frames of a clip's source, f 3 64 64 in [-1, 1], and its truth."""
+    return tuple(each(**source, num_frames=FRAMES, size=SIZE) for each in (read_clip, read_truth))
 
 
 def per_frame(models: Path, device: torch.device) -> TuneAVideoPipeline:
@@ -299,8 +304,7 @@ def room(models: Path, reader: Judge, device: torch.device) -> dict:
     frame by frame by the untuned model."""
     pipe, source, edited = per_frame(models, device), [], []
     for _name, facts in listed("development"):
-        clip = read_clip(**facts["source"], num_frames=FRAMES, size=SIZE)
-        truth = read_truth(**facts["source"], num_frames=FRAMES, size=SIZE)
+        clip, truth = _with_truth(facts["source"])
         noise = pipe.invert(pipe.encode_clip(clip.to(device)), STEPS)
         options = dict(latents=noise, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="pt")
         source.append(1 - identity_stability(reader.read(clip / 2 + 0.5), truth))
@@ -318,8 +322,8 @@ def trivial(reader: Judge, device: torch.device, seed: int = SEED) -> dict:
     found: dict[str, list[float]] = {"source": [], "repeated": [], "drawn": []}
     for name, facts in listed("evaluation"):
         clip = json.loads((DATA / "clips" / f"{name}.json").read_text())
-        frames = read_clip(**facts["source"], num_frames=FRAMES, size=SIZE) / 2 + 0.5
-        truth = read_truth(**facts["source"], num_frames=FRAMES, size=SIZE)
+        frames, truth = _with_truth(facts["source"])
+        frames = frames / 2 + 0.5
         render, source = Renderer(device, range(clip["layout"], clip["layout"] + 1)), read(reader, frames, truth)
         for prompt in facts["edits"].values():
             asked = asks(prompt, reader.answers)
@@ -341,10 +345,9 @@ def foreign(models: Path, reader: Judge, device: torch.device) -> dict:
         edits += [(facts["source"], facts["edits"][kind]) for kind in ("place", "style") if kind in facts["edits"]]
     clips, found = video.sample(models, [prompt for _, prompt in edits], seed=SEED, device=device), []
     for (source, prompt), frames in zip(edits, clips, strict=True):
-        truth = read_truth(**source, num_frames=FRAMES, size=SIZE)
-        original = read_clip(**source, num_frames=FRAMES, size=SIZE) / 2 + 0.5
+        original, truth = _with_truth(source)
         reading, asked = read(reader, frames, truth), asks(prompt, reader.answers)
-        found.append([truth_scores(reading, truth, asked, frames, original)[name] for name in names])
+        found.append([truth_scores(reading, truth, asked, frames, original / 2 + 0.5)[name] for name in names])
     return dict(zip(names, np.nanmean(found, 0).round(3).tolist(), strict=True))
 
 
@@ -354,9 +357,9 @@ def on_clips(reader: Judge) -> dict:
     right: dict[str, list[Tensor]] = {question: [] for question in QUESTIONS}
     hues, centres = [], []
     for _name, facts in [*listed("evaluation"), *listed("development")]:
-        truth = read_truth(**facts["source"], num_frames=FRAMES, size=SIZE)
+        frames, truth = _with_truth(facts["source"])
         (shown,), counts = truth.shown, truth.visible[:, 0]
-        reading = read(reader, read_clip(**facts["source"], num_frames=FRAMES, size=SIZE) / 2 + 0.5, truth)
+        reading = read(reader, frames / 2 + 0.5, truth)
         said = {"style": truth.style, "place": truth.place, **vars(shown)}
         said = {question: [said.get(question)] * FRAMES for question in QUESTIONS}
         said["facing"] = ["right" if facing > 0 else "left" for facing in truth.facing[:, 0].tolist()]
@@ -366,8 +369,7 @@ def on_clips(reader: Judge) -> dict:
         off = reading.things[:, 0, :2] - truth.things[:, 0, :2]
         centres.append(100 * off.norm(dim=1)[counts])
         if shown.colour not in GREY_COLOURS:
-            apart = hue(reading.colour) - hue(torch.tensor(shown.paint))
-            hues.append(((apart + 180) % 360 - 180).abs()[counts])
+            hues.append(wrapped(hue(reading.colour) - hue(torch.tensor(shown.paint))).abs()[counts])
     shares = {question: 100 * float(torch.cat(each).float().mean()) for question, each in right.items()}
     errors = {"hue": float(torch.cat(hues).nanmedian()), "centre": float(torch.cat(centres).nanmedian())}
     return {name: round(value, 2) for name, value in (shares | errors).items()}
@@ -378,8 +380,8 @@ def several(reader: Judge) -> dict:
     another of the clip, as the captions have them: means over clips."""
     found: dict[str, list[float]] = {"recall": [], "swaps": []}
     for _name, facts in listed("several"):
-        truth = read_truth(**facts["source"], num_frames=FRAMES, size=SIZE)
-        reading = read(reader, read_clip(**facts["source"], num_frames=FRAMES, size=SIZE) / 2 + 0.5, truth)
+        frames, truth = _with_truth(facts["source"])
+        reading = read(reader, frames / 2 + 0.5, truth)
         asked = asks(facts["caption"], reader.answers)
         if len(truth.shown) > 1:
             found["recall"].append(recall(reading, truth, asked))

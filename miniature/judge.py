@@ -44,6 +44,7 @@ from measures.judge import (
     pose_of,
     prepare,
     resize,
+    wrapped,
 )
 from miniature.fit import autocast, digest, fit, made_once, replacing
 from miniature.pool import AT_ONCE, Pool
@@ -133,7 +134,7 @@ class Truth:
 
     answers: n MOST questions, numbers of the answers. main: n, which thing shows most. seen: n MOST, whether so much of
     a thing is seen that it can be asked about. things: n MOST 12, what a pixel of each thing should vote for, x and y
-    absolute. walks: n MOST, whether it has a walk cycle. classes: n MOST 2, object and colour.
+    absolute. walks: n MOST, whether it has a walk cycle.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -161,7 +162,6 @@ class Truth:
         self.answers = tensor(np.stack([columns[question] for question in answers()], 2).astype(np.int64))
         self.main, self.things, self.walks = tensor(area.argmax(1)), tensor(things), tensor(steps > 1)
         self.seen = tensor((share >= SEEN) & (np.arange(MOST) < told.count[:, None]))
-        self.classes = tensor(np.stack([owner, told.colour], -1).astype(np.int64))
 
 
 class Degrading:
@@ -278,7 +278,7 @@ class Pictures:
 
     def batch(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> dict[str, Tensor]:
         """`count` pictures, half of them mirrored, n 3 64 64 in [0, 1]; `visible`, n MOST 64 64 in [0, 1], of which
-        broken pictures have nothing; things, walks and classes as in `Truth`; crops, n 3 96 96 in [0, 1], and answers,
+        broken pictures have nothing; things and walks as in `Truth`; crops, n 3 96 96 in [0, 1], and answers,
         n questions, about what they show: any thing that is seen, else what shows most, a place without a thing, or,
         of half of the broken pictures, nothing that was found; off, n 6, what the crops are off, see `apart`."""
         device = self.device
@@ -439,8 +439,8 @@ def compare(judge: Judge, frames: Tensor, pool: Pool) -> dict[str, float]:
     grey = torch.tensor([name in GREY_COLOURS for name in COLOURS])[said[:, list(answers()).index("colour")]]
     found = reading.things[:, 0]
     errors = {
-        "hue": _turned(hue(reading.colour), hue(thing[:, 7:10]))[known & ~grey],
-        "angle": _turned(found[:, 3], pose_of(thing)[:, 3])[known],
+        "hue": wrapped(hue(reading.colour) - hue(thing[:, 7:10])).abs()[known & ~grey],
+        "angle": wrapped(found[:, 3] - pose_of(thing)[:, 3]).abs()[known],
         "centre": 100 * (found[:, :2] - thing[:, :2]).norm(dim=1)[known],
         "size": 100 * (found[:, 2] - thing[:, 2]).abs()[known],
     }
@@ -449,8 +449,3 @@ def compare(judge: Judge, frames: Tensor, pool: Pool) -> dict[str, float]:
     overlap = (mask & seen).sum((1, 2)) / (mask | seen).sum((1, 2)).clamp(min=1)
     figures["mask"] = float(overlap[known].mean())
     return {name: round(value, 3 if name == "mask" else 2) for name, value in figures.items()}
-
-
-def _turned(one: Tensor, other: Tensor) -> Tensor:
-    """How far angles in degrees are apart: 0 to 180."""
-    return ((one - other + 180) % 360 - 180).abs()

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from measures.score import ClipScorer, text_alignment
 from miniature import contrastive
 from miniature import fit as loop
 from miniature.pool import Pool
-from miniature.scenes import join, objects, plain, random_scenes
+from miniature.scenes import objects
 from miniature.text import build_tokenizer
 
 CPU = torch.device("cpu")
@@ -16,10 +18,8 @@ SETTINGS = {"pictures": 8, "pool": 16, "batch": 4, "learning_rate": 1e-3, "warmu
 
 @pytest.fixture(scope="module")
 def data():
-    def scenes(rng, n):
-        return join([plain(rng, n // 2, among=list(objects())), random_scenes(rng, n - n // 2, list(objects()))])
-
-    return contrastive.Captioned(Pool(256, 1, CPU, draw=scenes), 1, build_tokenizer())
+    drawn = Pool(256, 1, CPU, draw=partial(contrastive.half_plain, list(objects())))
+    return contrastive.Captioned(drawn, 1, build_tokenizer())
 
 
 def test_in_every_second_batch_things_and_attributes_decide(data):

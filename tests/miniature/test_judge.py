@@ -176,7 +176,7 @@ def test_augmented_pictures_keep_their_things_and_colours(pool):
 
 
 def test_a_mirrored_batch_is_what_the_mirrored_scenes_are_drawn_as(pool, truth):
-    told, names = pool.scenes, ("answers", "things", "walks", "classes")
+    told, names = pool.scenes, ("answers", "things", "walks")
     pose = told.pose * [-1, 1, 1, -1, 1, -1] + [1, 0, 0, 0, 0, 0]
     other = Pool(len(pool), 5, CPU, layouts=judge.LAYOUTS, masks=True,
                  draw=lambda rng, n: told.with_(pose=pose, facing=-told.facing))  # fmt: skip
