@@ -2,8 +2,8 @@
 
     python -m benchmarks.search tune-a-video per-frame sdedit
 
-Every method gets as many tries, those of `TRIES`. A try tunes (if the method does) on six clips of
-data/development.yaml, of seen and of unseen objects, with the other settings of params.yaml, samples its edits and has
+Every method gets as many tries, those of `TRIES`. A try tunes (if the method does) on four clips of
+data/development.yaml, two of them of unseen objects, with the other settings of params.yaml, samples its edits and has
 them read by the judge. Its worth is the mean over edits of "edited in motion": the edit and the motion at once, so that
 neither doing nothing nor forgetting the source pays. Text to video never sees the source: its worth is edit success
 alone. Everything that was tried is in benchmarks/results/settings/METHOD.csv; what it is made from are pieces, and is
@@ -114,8 +114,8 @@ def main() -> None:
     if unknown := set(options.methods) - set(TRIES):
         parser.error(f"no method {', '.join(sorted(unknown))}: there are {', '.join(TRIES)}")
     params = load_params().with_clips(LIST)
-    half = [clip for number, clip in enumerate(params.clips.items()) if number % 4 in (0, 3)]  # they take turns
-    params = params.model_copy(update={"clips": dict(half)})
+    third = [clip for number, clip in enumerate(params.clips.items()) if number % 8 in (0, 3)]  # seen and unseen
+    params = params.model_copy(update={"clips": dict(third)})
     for method in options.methods:
         table = search(method, params)
         table["worth"] = worth(table, method)
