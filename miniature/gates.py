@@ -58,6 +58,7 @@ QUESTIONS = "object", "drawing", "style", "place", "facing", "colour"  # that th
 SAMPLES, SHOWN = 500, 100  # samples that are judged, and that are looked at
 EDITED = 120  # edited frames that are looked at, of all methods that there are
 ASKED = "object", "style", "place"  # what is named of a picture that is looked at
+LISTS = "development", "evaluation", "several"  # of clips that gates are measured on
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def main(models: Path, device: torch.device) -> list[Gate]:
     file, readme = HERE / "reports" / "gates.json", HERE / "README.md"
     file.parent.mkdir(exist_ok=True)
     found = json.loads(file.read_text()) if file.exists() else {}
-    lists = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(DATA.glob("*.yaml")))).hexdigest()[:8]
+    lists = hashlib.sha256(b"".join((DATA / f"{name}.yaml").read_bytes() for name in LISTS)).hexdigest()[:8]
     load, asked = cache(partial(Judge.load, models / "judge", device)), wanted(SAMPLES)
     reader, base = ("judge/reader", "judge/finder"), ("vae", "text_encoder", "unet")
     parts: dict[str, tuple[tuple[str, ...], Callable[[], dict]]] = {
