@@ -21,6 +21,7 @@ from torch.nn.functional import max_pool2d
 
 from benchmarks.cost import RESULTS
 from benchmarks.full_size import of_key, recorded, write_rows
+from benchmarks.tables import NOT_YET
 from measures.clips import ClipEntry
 from measures.evidence import Interval, decide
 from measures.tables import gains, over_clips
@@ -170,6 +171,11 @@ def claims(rows: pd.DataFrame) -> list[dict]:
     ]
 
 
+def page() -> str:
+    """What the page says: every claim, or that nothing is measured yet."""
+    return table(claims(pd.read_csv(FILE))) if FILE.is_file() else NOT_YET.format("python -m own.evidence")
+
+
 def table(found: list[dict]) -> str:
     """The claims as lines of a page."""
     lines = ["| claim | measure | found | expected | |\n", "|---|---|---|---|---|\n"]
@@ -181,7 +187,8 @@ def table(found: list[dict]) -> str:
 
 def main() -> int:
     try:
-        write_marked(PAGE, "evidence", table(claims(measure(load_params()))))
+        measure(load_params())
+        write_marked(PAGE, "evidence", page())
     except (InputError, NumericalError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
