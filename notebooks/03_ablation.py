@@ -153,8 +153,11 @@ thirds = f"{third['clip'].nunique()} clips, seed {' and '.join(map(str, third['s
 
 # %%
 there = set(third["method"])
-shown = [measure for measure in measures if measure in ("motion correlation", "edit success", "identity stability")]
-if there > {METHOD, *params.ablation} and shown:
+judged = ["motion correlation", "edit success", "identity stability", "identity kept"]
+judged = [measure for measure in judged if measure in third and third[measure].notna().any()]
+along = judged or ["frame consistency", "text alignment"]  # without a judge, what CLIP says
+shown = along[:3]
+if there > {METHOD, *params.ablation}:
     figures.show(figures.intervals(means(third, shown), thirds), f"{out}/figures/all-variants.png")
 
 # %% [markdown]
@@ -194,7 +197,7 @@ for part in WITHOUT:
     pairs[f"{part}, mean"] = crossed, f"with {part}", f"without {part}"
 
 # %%
-if complete and shown:
+if complete:
     effects = {m: {what: gains(table, m, *methods) for what, (table, *methods) in pairs.items()} for m in shown}
     title = f"What each part adds, {thirds}"
     figures.show(figures.intervals(effects, title, zero=True), f"{out}/figures/parts.png")
@@ -216,14 +219,13 @@ for name in there & variants.keys():
 apart = {"": third}
 if "seen" in third and third["seen"].nunique() == 2:
     apart = {f"{name} objects": third[third["seen"] == seen] for name, seen in (("seen", True), ("unseen", False))}
-along = [measure for measure in measures if measure in (*shown, "identity kept")]
 
 # %%
 panels = {measure: {} for measure in along}
 for measure, group in [(measure, group) for measure in along for group in apart]:
     of = {steps: apart[group][apart[group]["method"] == name] for steps, name in sorted(by_steps.items())}
     panels[measure][group] = {steps: over_clips(rows, measure) for steps, rows in of.items()}
-if len(by_steps) > 2 and along:
+if len(by_steps) > 2:
     figures.show(figures.course(panels, f"By the steps of tuning, {thirds}", "steps"), f"{out}/figures/steps.png")
 
 # %% [markdown]

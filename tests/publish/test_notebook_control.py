@@ -157,4 +157,4 @@ def test_clips_that_go_where_the_condition_does_follow_it(project, set_params):
         assert rows[f"own_{kind}"]["value"] == 0  # nothing is lost where nothing is changed
     paths = pd.read_csv(project / "results/notebooks/06_control/paths.csv")
     led = paths[(paths.whose == "other") & (paths.method != "none")]
-    assert len(paths) == 24 and led["centre error"].max() < 3 and led["mask overlap"].min() > 0.75
+    assert len(paths) == 24 and led["centre error"].max() < 3 and led["mask overlap"].min() > 0.7
