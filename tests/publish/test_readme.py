@@ -68,6 +68,12 @@ def test_the_generated_parts_are_written_and_the_rest_stays(pages):
     assert Path("README.md").read_text() == text
 
 
+def test_where_no_benchmark_is_committed_nothing_is_said_of_the_methods_place(pages):
+    readme.SCORES.unlink()
+    write_readme(None)
+    assert "ranks" not in Path("README.md").read_text() and outdated() == []
+
+
 def test_a_page_without_marks_is_refused(pages):
     Path("README.md").write_text("no marks")
     with pytest.raises(InputError, match="findings"):
