@@ -6,12 +6,13 @@ All from the untuned models and drawn clips. A gate whose model is not there yet
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from diffusers import AutoencoderKL
 from einops import rearrange
@@ -58,6 +59,7 @@ QUESTIONS = "object", "drawing", "style", "place", "facing", "colour"  # that th
 SAMPLES, SHOWN = 500, 100  # samples that are judged, and that are looked at
 EDITED = 120  # edited frames that are looked at, of all methods that there are
 ASKED = "object", "style", "place"  # what is named of a picture that is looked at
+SEARCHED = Path("benchmarks/results/settings")  # what benchmarks/search.py has tried, a file a method
 LISTS = "development", "evaluation", "several"  # of clips that gates are measured on
 
 
@@ -103,6 +105,8 @@ def main(models: Path, device: torch.device) -> list[Gate]:
         "control": ((*base, *reader, *control.FOLDERS.values()), lambda: control.measure(models, device, load())),
     }
     found = {name: figures for name, figures in found.items() if name in (*parts, "of")}
+    if searched := sorted(SEARCHED.glob("*.csv")):
+        found["guidance"] = inside(searched)
     for name, (needs, measure) in parts.items():
         if not all((models / folder).exists() for folder in needs):
             continue
@@ -390,6 +394,21 @@ def several(reader: Judge) -> dict:
     return {what: round(100 * float(np.nanmean(values)), 2) for what, values in found.items()}
 
 
+def inside(searched: Iterable[Path]) -> dict:
+    """Per method whether the best of its tries has a guidance scale between the least and the greatest tried.
+
+    searched: a CSV a method, a row per try and edit, named by `settings`.
+    """
+    found = {}
+    for path in searched:
+        tries = pd.read_csv(path)
+        measure = "edit success" if path.stem == video.FOLDER else "edited in motion"  # it never sees the source
+        scales = tries["settings"].str.extract(r"guidance_scale=(\S+)", expand=False).astype(float)
+        best = float(scales[tries["settings"] == tries.groupby("settings")[measure].mean().idxmax()].iloc[0])
+        found[path.stem] = bool(scales.min() < best < scales.max())
+    return found
+
+
 def table(found: dict) -> list[Gate]:
     """Every gate with what was found for it."""
 
@@ -441,6 +460,9 @@ def table(found: dict) -> list[Gate]:
                       lambda: found["eye"]["all"], 90, lacks="labels of these"))  # fmt: skip
     gates.append(gate(f"judge and blind eye on {EDITED} edited frames: object, style and place", "85 %", " %",
                       lambda: found["edited"]["all"], 85, lacks="labels of these"))  # fmt: skip
+    gates.append(gate("best guidance on development clips: inside its grid, of the methods searched", "100 %", " %",
+                      lambda: 100 * sum(found["guidance"].values()) / len(found["guidance"]), 100,
+                      lacks="search"))  # fmt: skip
     for stage in control.FOLDERS:
         gates += [
             gate(f"{stage}: error of the centre, over that without", "a third", "",

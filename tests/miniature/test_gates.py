@@ -7,6 +7,7 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -53,10 +54,20 @@ def test_a_gate_holds_within_its_bounds_and_not_without_a_model():
         assert gates.Gate("noise", "0.9 to 1.1", "", measured, **bounds).holds is holds
 
 
+def test_a_guidance_is_inside_of_its_grid_if_the_best_try_has_neither_the_least_nor_the_greatest(tmp_path):
+    settings = [f"strength={strength} guidance_scale={scale}" for strength in (0.4, 0.7) for scale in (1.5, 3, 6)]
+    measured = {"edit success": [0, 0, 0, 0, 0, 1.0], "edited in motion": [0, 0.3, 0.1, 0.2, 0.1, 0]}
+    tries = pd.DataFrame({"settings": settings} | measured)
+    tries.to_csv(tmp_path / "sdedit.csv", index=False)
+    tries.to_csv(tmp_path / "text-to-video.csv", index=False)
+    assert gates.inside(sorted(tmp_path.iterdir())) == {"sdedit": True, "text-to-video": False}
+
+
 def test_without_models_every_gate_is_open_and_with_perfect_ones_every_gate_holds():
     assert {gate.measured for gate in gates.table({})} == {None}
     controls = {stage: {"centre_px": 1, "iou": 0.9} for stage in gates.control.FOLDERS}
     perfect = {
+        "guidance": {"sdedit": True},
         "open": {"drawing": 1, "colour": 1, "facing": 1},
         "room": {"source": 0.02, "edited": 0.4},
         "clips": dict.fromkeys(gates.QUESTIONS, 99) | {"hue": 3, "centre": 0.5},
@@ -77,7 +88,8 @@ def test_without_models_every_gate_is_open_and_with_perfect_ones_every_gate_hold
     rows = gates.markdown(gates.table({"vae": {"seen": 29.5, "unseen": 29.5}})).splitlines()
     assert "| VAE, fresh pictures | 30 dB | 29.5 dB | no |" in rows
     assert "| VAE, objects never seen | 29 dB | 29.5 dB | yes |" in rows
-    assert sum("no model yet" in row for row in rows) == len(rows) - 6
+    assert sum("no model yet" in row for row in rows) == len(rows) - 7
+    assert sum("no search yet" in row for row in rows) == 1
     assert sum("no labels of these yet" in row for row in rows) == 2
 
 
