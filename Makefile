@@ -37,7 +37,7 @@ clean:             ## remove .venv, results, all pieces and the DVC cache (repor
 
 inputs: .venv/built
 	python -m publish lock
-	dvc pull -q data.dvc miniature/dvc.yaml world/data/sprites.dvc world/models.dvc
+	dvc pull -q data/clips.dvc data/sprites.dvc models/miniature.dvc
 
 .venv/built: requirements.lock
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or later is needed: install it, or give make PYTHON=/its/path" >&2; exit 2; }

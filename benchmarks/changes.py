@@ -28,7 +28,7 @@ from studies.store import FOLDER, RECORD
 from tav import interrupt
 
 LEFT_OUT = (".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache")
-PROMPT = "a line drawing of a bus in space"
+PROMPT = "a pencil drawing of a bus in space"
 
 
 def settings(change: Callable[[dict], None]) -> Callable[[], None]:
@@ -73,7 +73,10 @@ CHANGES = {  # name -> what README says of it, and how it is made
         settings(lambda p: p["ablation"].update({"one-more": {"inflate": {"norm": "frame"}}})),
     ),
     "measure": ("a function of a measure", replaced("measures/motion.py", "^STILL = 0.1", "STILL = 0.11")),
-    "margin": ("a margin", settings(lambda p: p["margins"].update({"edit_success": 0.45}))),
+    "margin": (
+        "a margin of the protocol",
+        replaced("measures/protocol.yaml", "^  edited_in_motion: 0.4$", "  edited_in_motion: 0.45"),
+    ),
     "notebook": ("the text of a notebook", replaced("notebooks/02_results.py", "^# ## Limits$", "# ## Limits of this")),
     "clip": ("one more clip", settings(one_more_clip)),
     "comment": ("a comment in the method", replaced("tav/model.py", "^import re$", "# one more comment\nimport re")),
@@ -114,7 +117,7 @@ def measure(name: str) -> list[dict]:
     """Makes a change, and takes it back: two rows, of which the second is timed only for a setting."""
     what, change = CHANGES[name]
     sources = [path for folder in ("notebooks", "tav", "measures") for path in Path(folder).glob("*.py")]
-    before = {path: path.read_bytes() for path in [*sources, Path("params.yaml")]}
+    before = {path: path.read_bytes() for path in [*sources, Path("params.yaml"), Path("measures/protocol.yaml")]}
     change()
     rows = [timed(what)]
     for path, content in before.items():

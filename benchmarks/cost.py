@@ -98,7 +98,7 @@ def tuning_growth(params: Params) -> tuple[pd.DataFrame, dict]:
     """A tuning step over frames and over pixels, by kind of attention; what memory does not suffice for is left out."""
     found, largest = {}, max(LARGEST, math.prod(shape(params)))
     for kind in COMPARED:
-        chosen = changed(params, inflate={"attention": kind})
+        chosen = params.changed(inflate={"attention": kind})
         grown = [scaled(chosen, frames=factor) for factor in FRAMES] + [scaled(chosen, side=factor) for factor in SIDES]
         for settings in (settings for settings in grown if math.prod(shape(settings)) <= largest):
             if (kind, *shape(settings)) not in found:
@@ -245,18 +245,11 @@ def summary(measured: dict) -> dict:
     return {"seconds": statistics.median(measured["seconds"]), "peak GB": measured["peak"], "own GB": own}
 
 
-def changed(params: Params, **sections: dict) -> Params:
-    """These settings with other values in their sections."""
-    return params.model_copy(
-        update={name: getattr(params, name).model_copy(update=values) for name, values in sections.items()}
-    )
-
-
 def scaled(params: Params, frames: float = 1, side: float = 1) -> Params:
     """These settings with a multiple of their frames or, in eights, of their sides in pixels."""
     count, *sides = shape(params)
     size = params.clip.size if side == 1 else tuple(max(8, round(side * length / 8) * 8) for length in sides)
-    return changed(params, clip={"num_frames": max(1, round(frames * count)), "size": size})
+    return params.changed(clip={"num_frames": max(1, round(frames * count)), "size": size})
 
 
 def shape(params: Params) -> tuple[int, int, int]:
@@ -338,7 +331,7 @@ def compare_options(params: Params) -> None:
     rows, (frames, height, width) = {}, shape(params)
     for name, option in OPTIONS.items():
         sections = {key: option[key] for key in ("inflate", "tune") if key in option}
-        how = (changed(params, **sections), option.get("channels_last", False), option.get("dtype", torch.float32))
+        how = (params.changed(**sections), option.get("channels_last", False), option.get("dtype", torch.float32))
         steps = {step: must(alone(measure, step, *how)) for step in ("tuning step", "inversion step", "sampling step")}
         seconds = {step: round(statistics.median(found["seconds"]), 5) for step, found in steps.items()}
         rows[name] = {

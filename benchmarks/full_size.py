@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from benchmarks.cost import RESULTS, alone, changed, machine, peak_memory, reset_peak_memory, synchronize
+from benchmarks.cost import RESULTS, alone, machine, peak_memory, reset_peak_memory, synchronize
 from measures.conditions import edges
 from studies.models import load_model
 from studies.results import replacing
@@ -129,9 +129,8 @@ def settings(model: Path, device: str, frames: int, size: int, mode: str, steps:
     """params.yaml with another model, clip and number of steps, the paper's rate and guidance, and a mode's changes."""
     params = load_params().model_copy(update={"model": str(model), "device": device})
     sections = {name: values for name, values in MODES[mode].items() if isinstance(values, dict)}
-    params = changed(params, **sections)
-    return changed(
-        params,
+    params = params.changed(**sections)
+    return params.changed(
         clip={"num_frames": frames, "size": size},
         tune={"steps": tune_steps, "learning_rate": LEARNING_RATE},
         invert={"steps": steps},

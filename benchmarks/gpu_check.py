@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from benchmarks import full_size, released
-from benchmarks.cost import RESULTS, alone, changed, peak_memory, reset_peak_memory, synchronize
+from benchmarks.cost import RESULTS, alone, peak_memory, reset_peak_memory, synchronize
 from studies.method import Method
 from studies.models import load_model
 from studies.scores import Scores
@@ -98,7 +98,7 @@ def whole_clip(params: Params) -> dict[str, float]:
         seconds = time.perf_counter() - started
         scores = Scores(params, lambda _: read_frames(method.source(entry).folder), Store(folder))
         rows = [scores.score(name, edit, read_frames(piece.folder)) for edit, piece in edits.items()]
-    return {"seconds": seconds} | pd.DataFrame(rows).mean().to_dict()
+    return {"seconds": seconds} | pd.DataFrame(rows).mean(numeric_only=True).to_dict()
 
 
 class Check:
@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
         for mode, changes in MODES.items():
             sections = {name: values for name, values in changes.items() if isinstance(values, dict)}
             compiled = {"compile": changes.get("compile", False)}
-            check.take(f"tuning, {mode}", tuning, changed(params, **sections).model_copy(update=compiled), STEPS)
+            check.take(f"tuning, {mode}", tuning, params.changed(**sections).model_copy(update=compiled), STEPS)
         at_full_size(check, options, others)
     except (InputError, NumericalError) as error:
         print(f"error: {error}", file=sys.stderr)

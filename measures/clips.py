@@ -5,7 +5,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-OF_A_CLIP = ("source", "reconstruction")  # what a clip's edits and variants are shown beside, under these names
+OF_A_CLIP = (
+    "source",
+    "reconstruction",
+    "caption",
+)  # what a clip's edits and variants are shown beside, under these names
 LONGEST_NAME = 100  # so that folders and files that bear several names stay within the 255 bytes of a file system
 
 

@@ -30,15 +30,15 @@ def draw_edges(picture: np.ndarray) -> np.ndarray:
 
 
 def draw_pose(things, size: int = 64) -> np.ndarray:
-    """Keypoints of things (centre x, y, longer side, angle; see `Truth`): (size, size, 3) uint8 on black.
+    """Keypoints of things (centre x, y, longer side, angle, facing; see `Truth`): (size, size, 3) uint8 on black.
 
-    A red limb goes from the centre half the longer side up, a green one half of it to the right, both turned by the
-    angle, so that a map tells place, size and which way is up. Later things are drawn over earlier ones.
+    A red limb goes from the centre half the longer side up, a green one half of it ahead, both turned by the angle, so
+    that a map tells place, size, and which way is up and which ahead. Later things are drawn over earlier ones.
     """
     drawn = np.zeros((size, size, 3), np.uint8)
-    for x, y, side, angle in things:
+    for x, y, side, angle, facing in things:
         across, down = np.cos(np.radians(angle)) * side / 2, np.sin(np.radians(angle)) * side / 2
-        points = np.array([(x, y), (x + down, y - across), (x + across, y + down)])
+        points = np.array([(x, y), (x + down, y - across), (x + facing * across, y + facing * down)])
         centre, head, hand = (tuple(map(int, point)) for point in np.round((points * size - 0.5) * 16))
         for end, colour in ((head, HEAD), (hand, HAND)):
             cv2.line(drawn, centre, end, colour, 2, cv2.LINE_AA, 4)
@@ -99,7 +99,8 @@ def mask(truth: Truth) -> Tensor:
 
 def pose(truth: Truth) -> Tensor:
     """The keypoints of every frame's things: f 3 h w in [0, 1]."""
-    drawn = np.stack([draw_pose(things, truth.mask.shape[-1]) for things in truth.things.tolist()])
+    things = torch.cat([truth.things, truth.facing[..., None]], -1).tolist()
+    drawn = np.stack([draw_pose(frame, truth.mask.shape[-1]) for frame in things])
     return rearrange(torch.from_numpy(drawn) / 255, "f h w c -> f c h w")
 
 

@@ -10,7 +10,7 @@ from measures import motion
 from measures.clips import ClipEntry
 from measures.judge import Judge
 from measures.score import ClipScorer, PickScorer
-from measures.truth import asks, truth_beside, truth_scores
+from measures.truth import asks, facts, read, truth_beside, truth_scores
 
 TGVE = "ViT-L-14/openai"  # the CLIP of the TGVE script, and
 SQUARE = 480  # the pixels that it makes every frame's sides of first
@@ -44,7 +44,10 @@ class Evaluator:
         self._seen = cache(self._of_source)
 
     def score(self, clip: str, edit: str, frames: Tensor) -> dict[str, float]:
-        """Every measure of one edit, frames f 3 h w in [0, 1]; those that cannot be taken are nan or not there."""
+        """Every measure of one edit, frames f 3 h w in [0, 1]; those that cannot be taken are nan or not there.
+
+        Of a clip with truth the row holds its `measures.truth.facts`, too.
+        """
         entry, original, source = self.clips[clip], self.source(clip), self._seen(clip)
         texts = entry.edits[edit], entry.caption
         row = self.scorer.score(frames, *texts)
@@ -54,13 +57,15 @@ class Evaluator:
             row["PickScore"] = self.pick.score(frames, entry.edits[edit])
         if self.judge and source["truth"]:
             asked = asks(entry.edits[edit], self.judge.answers)
-            row |= truth_scores(self.judge.read(frames), source["truth"], asked, frames, original)
+            reading = read(self.judge, frames, source["truth"])
+            row |= truth_scores(reading, source["truth"], asked, frames, original)
         tracks = motion.point_tracks(frames, source["where"])
         row["motion fidelity"] = motion.motion_fidelity(tracks, source["tracks"])
         row["warp error"] = motion.warp_error(frames, *source["flow"])
         row["FF-alpha"] = motion.ff_alpha(frames, original, source["flow"][0]) if source["explained"] else math.nan
         row["FF-beta"] = motion.ff_beta(motion.optical_flow(frames), source["flow"][0])
         if source["truth"]:
+            row |= facts(source["truth"])
             row["Semantic"] = motion.semantic_score(frames, original, source["truth"].mask)
         return row
 

@@ -13,8 +13,28 @@ from tav.clip import read_frames
 METHOD = "Tune-A-Video"
 SOURCE = "the source clip itself"
 REPEATED = "one edited frame, repeated"
-SHARES = "edit success", "identity stability", "identity error", "mask overlap"
-ERRORS = "centre error", "size error", "angle error", "count error", "warp error", "FF-alpha", "Semantic"
+CAPTION = "caption"  # in place of an edit: what is scored by the clip's own caption
+SHARES = (
+    "edit success",
+    "edited in motion",
+    "identity stability",
+    "identity kept",
+    "recall",
+    "missed",
+    "swaps",
+    "mask overlap",
+)
+ERRORS = (
+    "centre error",
+    "size error",
+    "angle error",
+    "phase error",
+    "camera error",
+    "background change",
+    "warp error",
+    "FF-alpha",
+    "Semantic",
+)
 RANGES = {  # what a measure can be: no interval goes beyond
     **dict.fromkeys(SHARES, (0, 1)),
     **dict.fromkeys(ERRORS, (0, math.inf)),
@@ -60,7 +80,7 @@ def paired(scores: pd.DataFrame, measure: str, method: str, other: str) -> pd.Da
 def averaged(scores: pd.DataFrame, groups: Mapping[str, Collection[str]]) -> pd.DataFrame:
     """A row per group, seed, clip and edit: the mean over a group's methods, missing where one of them has no value."""
     keys = [key for key in ("seed", "clip", "edit") if key in scores]
-    numbers = scores.set_index([*keys, "method"])
+    numbers = scores.set_index([*keys, "method"]).select_dtypes("number")
     of = {group: numbers[numbers.index.isin(methods, level="method")] for group, methods in groups.items()}
     sums = {group: of[group].groupby(keys).sum(min_count=len(groups[group])) for group in groups}
     return pd.concat([(sums[group] / len(groups[group])).reset_index().assign(method=group) for group in groups])

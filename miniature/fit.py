@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 STATE = Path(".state/miniature")
+_CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 
 
 def fit(
@@ -24,13 +26,17 @@ def fit(
     loss: Callable[[torch.nn.Module, np.random.Generator, torch.Generator], torch.Tensor],
     settings: dict,
     stop_after: float = math.inf,
+    seconds: float | None = None,
 ) -> torch.nn.Module:
     """Train `model` in place and return it with its averaged weights.
 
-    loss: called with the model and two generators that depend on the seed and the step alone; returns a scalar.
+    loss: called with the model and two generators, NumPy's and one on the model's device, that depend on the seed and
+    the step alone; returns a scalar.
     settings: pictures, batch, learning_rate, warmup (steps), average (decay per step), seed, save_every (steps),
     and `before`, what the weights have seen already; others are left to `loss`. Other values start another run.
     stop_after: seconds; the checkpoint then holds the rest of the way, and the next call continues there.
+    seconds: train that long instead of for so many `pictures`, with a rate schedule by the clock, so that a lent GPU is
+    used to the end and never beyond it; such a run is not the same twice.
     The run's checkpoint in .state/miniature/ is resumed if there is one; its losses go to a csv beside it, which
     `progress` reads.
     """
@@ -41,12 +47,12 @@ def fit(
     total = math.ceil(settings["pictures"] / settings["batch"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     average = [parameter.detach().clone() for parameter in model.parameters()]
-    start, spent, recent, before = 0, 0.0, [], settings.get("before", {})
+    start, spent, recent, before = 0, 0.0, [], settings.get("before", {})  # saved after `recent` is emptied
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        average, start, spent, recent = state["average"], state["step"], state["seconds"], state["recent"]
+        average, start, spent = state["average"], state["step"], state["seconds"]
         before = state["before"]
     rows = _losses(log, start)
     began = time.monotonic()
@@ -54,27 +60,32 @@ def fit(
     def save(step: int) -> None:
         seconds = spent + time.monotonic() - began
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
-                 "step": step, "seconds": seconds, "recent": recent, "before": before}  # fmt: skip
+                 "step": step, "seconds": seconds, "before": before}  # fmt: skip
         torch.save(state, checkpoint.with_suffix(".new"))
         os.replace(checkpoint.with_suffix(".new"), checkpoint)
         log.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
 
     model.train()
-    for step in range(start, total):
-        rate = settings["learning_rate"] * min((step + 1) / settings["warmup"], _cosine(step / total))
+    for step in count(start):
+        if not seconds and step >= total:
+            break
+        gone = time.monotonic() - began
+        part = gone / seconds if seconds else step / total
+        rate = settings["learning_rate"] * min((step + 1) / settings["warmup"], _cosine(part))
         optimizer.param_groups[0]["lr"] = rate
-        value = loss(model, np.random.default_rng([settings["seed"], step]), _generator(settings["seed"], step))
+        value = loss(model, np.random.default_rng([settings["seed"], step]), _generator(settings["seed"], step, device))
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         decay = min(settings["average"], (step + 1) / (step + 10))
         torch._foreach_lerp_(average, [parameter.detach() for parameter in model.parameters()], 1 - decay)
-        recent.append(value.item())
-        last = step + 1 == total or time.monotonic() - began > stop_after
+        recent.append(value.detach())
+        gone = time.monotonic() - began
+        last = gone > (seconds or math.inf) or gone > stop_after or (not seconds and step + 1 >= total)
         if last or (step + 1) % settings["save_every"] == 0:
-            rows.append([step + 1, round(float(np.mean(recent)), 6)])
-            print(name, f"{step + 1}/{total}", *rows[-1][1:], f"{spent + time.monotonic() - began:.0f} s", flush=True)
+            rows.append([step + 1, round(float(torch.stack(recent).mean()), 6)])
+            print(name, step + 1, *rows[-1][1:], f"{spent + gone:.0f} s", flush=True)
             recent.clear()
             save(step + 1)
         if last:
@@ -152,10 +163,12 @@ def _cosine(part: float) -> float:
     return 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(part, 1)))
 
 
-def _generator(seed: int, step: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+def _generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed * 1_000_003 + step)
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16, which is the faster one on GPUs and on CPUs that have it (measured in README)."""
-    return torch.autocast(device.type, torch.bfloat16)
+    """bfloat16 on GPUs and on CPUs that are faster in it: those with AMX, and AMD's with AVX-512 (Intel's, without AMX,
+    take half as long again as in float32); others emulate it, many times slower."""
+    fast = device.type != "cpu" or "amx_bf16" in _CPU or ("avx512_bf16" in _CPU and "AuthenticAMD" in _CPU)
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)

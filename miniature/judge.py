@@ -1,267 +1,451 @@
 """The judge of the miniature world: what and where, read off one picture; `measures.judge` loads what is trained here.
 
-Only its own seeds and places are used, so that it has seen no picture that the other models were trained on.
+Only its own seeds and layouts are used, so that it has seen no picture that the other models were trained on. What a
+diffusion model paints is unlike drawn pictures, so it learns from what autoencoder and UNet make of them, too.
 """
 
+from functools import cache
+from math import inf
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import (
     avg_pool2d,
     binary_cross_entropy_with_logits,
     cross_entropy,
-    grid_sample,
     interpolate,
+    one_hot,
     smooth_l1_loss,
 )
-from transformers import ResNetConfig, ResNetForImageClassification, UperNetConfig, UperNetForSemanticSegmentation
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
 
-from measures.judge import FINE, SIDE, VOTES, Judge, places, resize, with_places
+from measures.judge import (
+    NOTHING,
+    OFF,
+    SIDE,
+    VOTES,
+    Judge,
+    apart,
+    beside,
+    cropped,
+    find,
+    hue,
+    places,
+    pose_of,
+    prepare,
+    resize,
+    wrapped,
+)
 from miniature.fit import autocast, digest, fit, made_once, replacing
-from miniature.world import COUNTS, OBJECTS, PLACES, STYLES, Scene, compose, random_scene
+from miniature.pool import AT_ONCE, Pool
+from miniature.scenes import (
+    BARE,
+    COLOURS,
+    GREY_COLOURS,
+    MOST,
+    PLACES,
+    STYLES,
+    WEARS,
+    Scenes,
+    atlas,
+    blur,
+    drawings,
+    fronts,
+    objects,
+    objects_of,
+    random_scenes,
+)
+from miniature.text import Texts
+from miniature.unet import scheduler
 
-ANSWERS = {"object": list(OBJECTS), "style": list(STYLES), "place": list(PLACES), "count": [str(c) for c in COUNTS]}
-VARIANTS = range(1000, 1192)  # of the places that the judge learns from
-FRESH = range(2000, 2064)  # of those it is measured on
-SHARD = 2048  # pictures
+LAYOUTS = range(1000, 1064)  # of the places that the judge learns from
+FRESH = range(2000, 2016)  # of those it is measured on
+HIDDEN, SEEN = 0.15, 0.25  # of which less is seen is not recognised; of which as much is, is asked about
+EMPTY = 0.06  # share of crops that show a place where no thing is, if there is such a place
+BROKEN = 64  # one picture of so many is of each broken kind
 SEED = 9191  # of the pictures it is measured on
+ASTRAY = 0.03, 0.03, 0.1, 8.0, 0.08, 0.06  # how far from the truth the reader's crops are, as a finder errs
+
+
+@cache
+def answers() -> dict[str, list[str]]:
+    """What the reader can say, per question, of the thing that its crop shows."""
+    return {
+        "object": [*objects(), NOTHING],
+        "drawing": [f"{name}/{drawing}" for name, drawing in drawings()],
+        "style": list(STYLES),
+        "place": list(PLACES),
+        "facing": ["left", "right"],
+        "wears": ["bare", *WEARS],
+        "colour": list(COLOURS),
+    }
 
 
 def build() -> nn.ModuleDict:
     """Reader and finder; batch norm throughout, which two cores train several times faster than group norm."""
-    labels = [f"{question}:{answer}" for question, answers in ANSWERS.items() for answer in answers]
-    backbone = ResNetConfig(num_channels=5, embedding_size=16, hidden_sizes=[24, 48, 64, 96], depths=[1, 1, 1, 1],
+    asked = [f"{question}:{answer}" for question, known in answers().items() for answer in known]
+    backbone = ResNetConfig(num_channels=5, embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[2, 1, 1, 1],
                             layer_type="basic", out_features=["stage1", "stage2", "stage3", "stage4"])  # fmt: skip
-    reader = ResNetConfig(num_channels=5, embedding_size=32, hidden_sizes=[64, 96, 128, 192], depths=[2, 2, 2, 1],
-                          layer_type="basic", id2label=dict(enumerate(labels)))  # fmt: skip
-    finder = UperNetConfig(backbone_config=backbone, hidden_size=24, pool_scales=[1, 2], use_auxiliary_head=False,
+    reader = ResNetConfig(num_channels=6, embedding_size=32, hidden_sizes=[48, 96, 192, 256], depths=[1, 2, 2, 1],
+                          layer_type="basic", id2label=dict(enumerate(asked + OFF)))  # fmt: skip
+    finder = UperNetConfig(backbone_config=backbone, hidden_size=32, pool_scales=[1, 2], use_auxiliary_head=False,
                            id2label=dict(enumerate(VOTES)))  # fmt: skip
     return nn.ModuleDict(
         {"reader": ResNetForImageClassification(reader), "finder": UperNetForSemanticSegmentation(finder)}
     )
 
 
-def scene(rng: np.random.Generator) -> Scene:
-    """Half as pictures are composed, half as clips move: partly outside, small or large, turned, two that cross."""
-    base = random_scene(rng)
-    things = base.things
-    if rng.random() < 0.5:
-        angle = rng.uniform(-50, 50) if rng.random() < 0.7 else rng.choice([0.0, rng.normal(0, 7)])
-        things = ((rng.uniform(-0.02, 1.02), rng.uniform(0.25, 0.8), rng.uniform(0.34, 0.82), float(angle)),)
-        if rng.random() < 0.25:
-            x, y, size = rng.uniform(0.42, 0.58), rng.uniform(0.38, 0.62), rng.uniform(0.34, 0.5)
-            dx, dy = rng.uniform(-0.3, 0.3), rng.uniform(-0.06, 0.06)
-            things = tuple((x + way * dx, y + way * dy, size, rng.normal(0, 4)) for way in (-1, 1))
-    return Scene(str(rng.choice(list(OBJECTS))), base.style, base.place, things, None, int(rng.choice(VARIANTS)))
+def scenes(rng: np.random.Generator, n: int) -> Scenes:
+    """Half as pictures are composed, the rest as clips move: partly outside, small or large, turned, in each other's
+    way, behind what stands in front, or all but gone."""
+    drawn = random_scenes(rng, n, list(objects()), LAYOUTS)
+    kind = rng.choice(["composed", "moving", "aside", "behind"], n, p=[0.5, 0.35, 0.05, 0.1])
+    single = drawn.count == 1
+    pose, count = drawn.pose.copy(), np.where(kind == "aside", 1, drawn.count)
+    moves = single & np.isin(kind, ["moving", "behind"])
+    free = np.stack([rng.uniform(-0.02, 1.02, n), rng.uniform(0.2, 0.85, n), rng.uniform(0.3, 0.9, n)], 1)
+    turned = np.where(rng.random(n) < 0.15, rng.uniform(-180, 180, n), rng.normal(0, 25, n))
+    bent = (rng.random(n) < 0.4)[:, None] * rng.normal(0, [0.22, 0.2], (n, 2))
+    pose[moves, 0] = np.concatenate([free, turned[:, None], bent], 1)[moves]
+    near = ~single & (kind == "moving")  # things that pass each other
+    pose[near, 1:, :2] = pose[near, :1, :2] + rng.normal(0, [0.22, 0.08], (near.sum(), MOST - 1, 2))
+    beyond = pose[:, 0, 2] * rng.uniform(0.3, 0.8, n)
+    aside = kind == "aside"
+    pose[aside, 0, 0] = np.where(rng.random(n) < 0.5, -beyond, 1 + beyond)[aside]
+    behind = kind == "behind"
+    front = np.where(behind, rng.integers(len(fronts()), size=n), drawn.front)
+    front_pose = drawn.front_pose.copy()
+    front_pose[behind, 0] = pose[behind, 0, 0] + rng.normal(0, 0.2, behind.sum())
+    return drawn.with_(pose=pose, count=count, front=front, front_pose=front_pose)
 
 
-def render(scenes: list[Scene]) -> dict[str, Tensor]:
-    """Pictures and their truth.
+class Truth:
+    """What the n pictures of a pool show, on its device.
 
-    pictures: (b, 3, 64, 64) uint8. seen: (b, 64, 64) uint8, 255 where a thing is; owner: the number of the thing that
-    is most there. things: (b, 3, 4), as in Scene, zeros after the last. answers: (b, 4), numbers of ANSWERS' answers.
+    answers: n MOST questions, numbers of the answers. main: n, which thing shows most. seen: n MOST, whether so much of
+    a thing is seen that it can be asked about. things: n MOST 12, what a pixel of each thing should vote for, x and y
+    absolute. walks: n MOST, whether it has a walk cycle.
     """
-    rows = []
-    for each in scenes:
-        picture, masks = compose(each)
-        masks = np.stack([_reduce(mask) for mask in masks])
-        things = np.zeros((3, 4), np.float32)
-        things[: each.count] = each.things
-        truth = (each.object, each.style, each.place, str(each.count))
-        rows.append({
-            "pictures": _reduce(picture).transpose(2, 0, 1),
-            "seen": (masks.sum(0).clip(0, 1) * 255).round().astype(np.uint8),
-            "owner": masks.argmax(0).astype(np.uint8),
-            "things": things,
-            "answers": np.array([choices.index(a) for choices, a in zip(ANSWERS.values(), truth, strict=True)]),
-        })  # fmt: skip
-    return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+
+    def __init__(self, pool: Pool) -> None:
+        told, share = pool.scenes, pool.share.cpu().numpy()
+        area = torch.stack([pool.visible[:, k].sum((1, 2), dtype=torch.float32) for k in range(MOST)], 1).cpu().numpy()
+        owner = objects_of(told.drawing)
+        columns = {
+            "object": np.where(share < HIDDEN, len(objects()), owner),
+            "drawing": told.drawing,
+            "style": told.style[:, None].repeat(MOST, 1),
+            "place": told.place[:, None].repeat(MOST, 1),
+            "facing": (told.facing > 0).astype(int),
+            "wears": told.wears - BARE,
+            "colour": told.colour,
+        }
+        steps = atlas(str(pool.device)).frames[told.drawing]
+        middle = (np.floor(told.phase * steps) + 0.5) / steps  # of the phases that are drawn alike
+        turn, step = np.radians(told.pose[..., 3]), 2 * np.pi * middle
+        turn, step = (np.stack([np.sin(angle), np.cos(angle)], -1) for angle in (turn, step))
+        things = np.concatenate([told.pose[..., :3], turn, told.pose[..., 4:], told.paint, step], -1).astype(np.float32)
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(pool.device)
+
+        self.answers = tensor(np.stack([columns[question] for question in answers()], 2).astype(np.int64))
+        self.main, self.things, self.walks = tensor(area.argmax(1)), tensor(things), tensor(steps > 1)
+        self.seen = tensor((share >= SEEN) & (np.arange(MOST) < told.count[:, None]))
 
 
-def _reduce(picture: np.ndarray) -> np.ndarray:
-    return cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+class Degrading:
+    """Makes of drawn pictures what models make of them: a third by the UNet, one by the autoencoder, one not at all;
+    some are broken."""
 
+    def __init__(self, pool: Pool, folder: Path) -> None:
+        """`folder` holds a pipeline's parts; without a UNet the autoencoder takes its third."""
+        self.pool, self.unet, kept = pool, None, {"torch_dtype": torch.float32}
+        self.vae = AutoencoderKL.from_pretrained(folder / "vae", **kept).to(pool.device).eval()
+        self.vae.to(memory_format=torch.channels_last)
+        if (folder / "unet").exists():
+            self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", **kept).to(pool.device).eval()
+            self.unet.to(memory_format=torch.channels_last)
+            self.states, self.row = Texts(folder, pool.device).table(pool.scenes.captions())
+            self.signal = scheduler().alphas_cumprod.to(pool.device)
 
-def wobble(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Float pictures (b, c, h, w) with unsteady outlines, as a young diffusion model's are; centres stay on average.
-
-    Neighbouring pixels move alike, up to about four pixels far.
-    """
-    count = len(pictures)
-    strength = 2 * torch.rand(count, 1, 1, 1, generator=generator) / SIDE * 2
-    moves = interpolate(strength * torch.randn(count, 2, 9, 9, generator=generator), (SIDE, SIDE), mode="bicubic")
-    grid = (places(SIDE) * 2 - 1 + moves).permute(0, 2, 3, 1)
-    return grid_sample(pictures, grid, padding_mode="border", align_corners=False)
-
-
-@torch.no_grad()
-def soften(vae: AutoencoderKL, pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (b, 3, h, w) uint8 as a diffusion model might give them: latents with noise, half of them smeared."""
-
-    def random(*shape):
-        return torch.rand(*shape, 1, 1, 1, generator=generator).to(vae.device)
-
-    count = len(pictures)
-    with autocast(vae.device):
-        latents = vae.encode(pictures.to(vae.device) / 127.5 - 1).latent_dist.mode().float()
-        noise = torch.randn(latents.shape, generator=generator).to(vae.device)
-        latents = latents + 0.4 * random(count) * noise
-        smeared = avg_pool2d(latents, 3, 1, 1, count_include_pad=False)
-        latents = latents.lerp(smeared, 0.6 * random(count) * (random(count) < 0.5))
-        drawn = vae.decode(latents).sample.float()
-    return ((drawn + 1) * 127.5).clamp(0, 255).round().byte().cpu()
-
-
-def softened(settings: dict, folder: Path, device: torch.device) -> dict[str, Tensor]:
-    """The pictures that went through the autoencoder, with their truth as in `render`: made once, kept in shards."""
-    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
-
-    def make(shard):
-        rng = np.random.default_rng([settings["seed"], 7, shard])
-        generator = torch.Generator().manual_seed(settings["seed"] * 1_000_003 + shard)
+    def all(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Every picture of the pool, n 3 64 64 uint8, and which of them are broken, n."""
         parts = []
-        for _ in range(SHARD // 64):
-            part = render([scene(rng) for _ in range(64)])
-            moved = wobble(torch.cat([part["pictures"], part["seen"][:, None]], 1).float(), generator).round().byte()
-            parts.append({**part, "pictures": soften(vae, moved[:, :3], generator), "seen": moved[:, 3].contiguous()})
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, {}
+        for start in range(0, len(self.pool), AT_ONCE):
+            chosen = np.arange(start, min(start + AT_ONCE, len(self.pool)))
+            generator = torch.Generator(self.pool.device).manual_seed(seed * 1_000_003 + start)
+            pictures, broken = self.take(chosen, np.random.default_rng([seed, 6, start]), generator)
+            parts.append(((pictures * 255).round().byte(), broken))
+        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
-    paths = made_once(f"judge/{digest(folder, 'vae')}-{settings['seed']}", settings["shards"], make)
-    loaded = [load_file(path) for path in paths]
-    return {name: torch.cat([shard[name] for shard in loaded]) for name in loaded[0]}
+    @torch.no_grad()
+    def take(self, chosen: np.ndarray, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The chosen pictures, n 3 64 64 in [0, 1], and which of them are broken beyond recognition, n."""
+        pictures, device = self.pool.take(chosen, generator), self.pool.device
+        n, k = len(chosen), -(-len(chosen) // BROKEN)
+        third, two, scale = n // 3, 2 * (n // 3), self.vae.config.scaling_factor
+
+        def random(count: int) -> Tensor:
+            return torch.rand(count, generator=generator, device=device)
+
+        with autocast(device):
+            latents = scale * self.vae.encode(pictures[:two] * 2 - 1).latent_dist.mode().float()
+            noise = torch.randn(latents.shape, generator=generator, device=device)
+            changed = latents + 0.4 * random(two)[:, None, None, None] * noise
+            if self.unet:
+                times = 190 + 260 * random(third)  # from noisier latents it may draw another thing than was there
+                times[:k] = 851 + 148 * random(third)[:k]
+                empty = random(third) < 0.5
+                empty[:k] = True
+                changed[:third] = self._foreseen(chosen[:third], latents[:third], noise[:third], times.long(), empty)
+            changed[k : 2 * k] = noise[k : 2 * k]
+            drawn = self.vae.decode(changed / scale).sample.float() / 2 + 0.5
+        pictures[:two] = drawn.clamp(0, 1)
+        pictures[-k:] = blur(pictures[-k:], rng.uniform(8, 16))
+        pictures[-2 * k : -k] = shuffled(pictures[-2 * k : -k], rng)
+        broken = torch.zeros(n, dtype=torch.bool, device=device)
+        broken[k : 2 * k] = broken[-2 * k :] = True
+        broken[:k] = self.unet is not None
+        return pictures, broken
+
+    def _foreseen(self, chosen: np.ndarray, latents: Tensor, noise: Tensor, times: Tensor, empty: Tensor) -> Tensor:
+        """What the UNet takes the latents to be when they are noised to `times`; where `empty`, without a caption."""
+        row = self.row[torch.from_numpy(chosen).to(self.row.device)]
+        text = self.states[torch.where(empty, len(self.states) - 1, row)].float()
+        signal = self.signal[times][:, None, None, None]
+        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        return signal.sqrt() * noisy - (1 - signal).sqrt() * self.unet(noisy, times, text).sample.float()
 
 
-def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (b, 3, h, w) in [0, 1] with other colours, some noise, and a third of them blurred by a reduction."""
-    count = len(pictures)
-    blurred = count // 3
-    side = int(torch.randint(24, 56, (), generator=generator))
-    small = resize(pictures[:blurred], side)
-    pictures = torch.cat([interpolate(small, pictures.shape[-2:], mode="bilinear"), pictures[blurred:]])
-    mixed = torch.eye(3) + 0.06 * torch.randn(count, 3, 3, generator=generator)
-    shift = 0.5 + 0.06 * torch.randn(count, 3, 1, 1, generator=generator)
-    grain = 0.04 * torch.rand(count, 1, 1, 1, generator=generator) * torch.randn(pictures.shape, generator=generator)
-    return (torch.einsum("bij,bjhw->bihw", mixed, pictures - 0.5) + shift + grain).clamp(0, 1)
+def shuffled(pictures: Tensor, rng: np.random.Generator, patch: int = 8) -> Tensor:
+    """Pictures n c h w whose patches have changed places."""
+    rows = pictures.shape[-1] // patch
+    parts = rearrange(pictures, "n c (y p) (x q) -> n (y x) c p q", p=patch, q=patch)
+    parts = parts[:, torch.from_numpy(rng.permutation(rows * rows)).to(parts.device)]
+    return rearrange(parts, "n (y x) c p q -> n c (y p) (x q)", y=rows)
+
+
+def augment(pictures: Tensor, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+    """Pictures n 3 h w in [0, 1] in other light, with more grain, a third of them less sharp.
+
+    Brightness and contrast change by about 5 %, saturation by 8 %, hue by less than 4 degrees.
+    """
+    n, device = len(pictures), pictures.device
+    blurred = n // 3
+    order = torch.randperm(n, generator=generator, device=device)
+    small = resize(pictures[order[:blurred]], int(rng.integers(20, 56)))
+    pictures = pictures.index_copy(0, order[:blurred], interpolate(small, pictures.shape[-2:], mode="bilinear"))
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    grey = torch.full((3, 3), 1 / 3, device=device)
+    across = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=device) / 3**0.5  # turns about the greys
+    turn = (torch.rand(n, 1, 1, generator=generator, device=device) * 2 - 1) * np.radians(4)
+    rotation = grey + turn.cos() * (torch.eye(3, device=device) - grey) + turn.sin() * across
+    vivid = 1 + 0.08 * random(n, 1, 1)
+    mixed = (1 + 0.05 * random(n, 1, 1)) * (vivid * rotation + (1 - vivid) * grey)
+    light = 0.5 + 0.025 * random(n, 1, 1, 1)
+    noise = 0.03 * torch.rand(n, 1, 1, 1, generator=generator, device=device) * random(*pictures.shape)
+    return (torch.einsum("nij,njhw->nihw", mixed, pictures - 0.5) + light + noise).clamp(0, 1)
 
 
 class Pictures:
-    """Training batches: half fresh renderings, half softened ones, in random order."""
+    """Training batches on a device. What there is to know of a pool's pictures, and what models make of them, is made
+    once for both networks and all their runs, as that is slow."""
 
     def __init__(self, settings: dict, folder: Path, device: torch.device) -> None:
-        self.soft, self.device = softened(settings, folder, device), device
+        def make(_) -> tuple[dict[str, Tensor], dict[str, str]]:
+            pool = Pool(settings["pool"], settings["seed"], device, layouts=LAYOUTS, masks=True, draw=scenes)
+            pictures, broken = Degrading(pool, folder).all(settings["seed"])
+            known = {"pictures": pictures, "broken": broken, "visible": pool.visible} | vars(Truth(pool))
+            return {name: tensor.cpu().contiguous() for name, tensor in known.items()}, {}
+
+        of = digest(folder, "vae", "unet")
+        (path,) = made_once(f"judge-{of}-{settings['seed']}-{settings['pool']}", 1, make)
+        self.known, self.device = {name: tensor.to(device) for name, tensor in load_file(path).items()}, device
 
     def batch(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> dict[str, Tensor]:
-        """A batch as `render` gives it, but with augmented pictures in [0, 1]."""
-        fresh = render([scene(rng) for _ in range(count - count // 2)])
-        chosen = torch.from_numpy(rng.integers(len(self.soft["answers"]), size=count // 2))
-        order = torch.from_numpy(rng.permutation(count))
-        batch = {name: torch.cat([fresh[name], self.soft[name][chosen]])[order] for name in fresh}
-        batch["pictures"] = augment(batch["pictures"] / 255, generator)
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+        """`count` pictures, half of them mirrored, n 3 64 64 in [0, 1]; `visible`, n MOST 64 64 in [0, 1], of which
+        broken pictures have nothing; things and walks as in `Truth`; crops, n 3 96 96 in [0, 1], and answers,
+        n questions, about what they show: any thing that is seen, else what shows most, a place without a thing, or,
+        of half of the broken pictures, nothing that was found; off, n 6, what the crops are off, see `apart`."""
+        device = self.device
+        at = torch.from_numpy(rng.integers(len(self.known["pictures"]), size=count)).to(device)
+        batch = {name: known[at] for name, known in self.known.items()}
+        broken, pictures = batch.pop("broken"), batch.pop("pictures") / 255
+        batch["visible"] = batch["visible"] / 255 * ~broken[:, None, None, None]
+        turned = torch.arange(count) % 2 == 0
+        for name, part in mirrored(pictures[turned], {name: part[turned] for name, part in batch.items()}).items():
+            (pictures if name == "pictures" else batch[name])[turned] = part
+        pictures, every = augment(pictures, rng, generator), torch.arange(count, device=device)
+
+        def random(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=device)
+
+        seen = random(count, MOST) * batch.pop("seen")
+        which = torch.where(seen.any(1), seen.argmax(1), batch.pop("main"))
+        said, poses = batch["answers"][every, which], pose_of(batch["things"][every, which])
+        far = torch.randn(count, 1, generator=generator, device=device).mul(0.5).exp()
+        off = far * torch.randn(poses.shape, generator=generator, device=device) * torch.tensor(ASTRAY).to(poses)
+        off[:, 2] = poses[:, 2] * (off[:, 2].exp() - 1)
+        elsewhere = torch.cat([random(count, 2), 0.3 + 0.4 * random(count, 1), 0 * poses[:, 3:]], 1)
+        around = cropped(batch["visible"].sum(1, keepdim=True), elsewhere).mean((1, 2, 3))
+        empty = (random(count) < EMPTY) & (around < 0.01)
+        true, poses = poses, torch.where(empty[:, None], elsewhere, poses + off)
+        batch["off"] = apart(poses, true)
+        poses[broken & (every % 4 < 2)] = torch.nan
+        said[broken | empty, 0] = len(objects())
+        return batch | {"pictures": pictures, "crops": cropped(pictures, poses), "answers": said}
 
 
-def train(settings: dict, folder: Path, device: torch.device, stop_after: float = float("inf")) -> None:
-    """Train both networks on the same pictures and publish `folder`/judge; the finder learns from half of each batch.
+def mirrored(pictures: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a batch of `Pictures` says of its pictures n 3 h w, and these, when left and right change places."""
+    said, things, facing = batch["answers"].clone(), batch["things"].clone(), list(answers()).index("facing")
+    said[..., facing] = 1 - said[..., facing]
+    things[..., 0] = 1 - things[..., 0]
+    things[..., [3, 6]] *= -1  # the sine of the angle, and the shear
+    flipped = {"pictures": pictures.flip(-1), "visible": batch["visible"].flip(-1)}
+    return batch | flipped | {"answers": said, "things": things}
 
-    The reader has cross entropy per question; the finder cross entropy on whether a pixel shows a thing, and smooth L1
-    on what such pixels vote for.
+
+def train(part: str, settings: dict, folder: Path, device: torch.device, stop_after=inf, seconds=None) -> None:
+    """Train "reader" or "finder" and publish it in `folder`/judge. Two processes of one thread each, which take one
+    of them each, see half as many pictures again as two threads of one.
+
+    settings: those of `fit`, pool (pictures that are drawn) and warm (start from the published weights). Both have the
+    same seed and pool, so that they share what is made once.
     """
     data = Pictures(settings, folder, device)
     torch.manual_seed(settings["seed"])
-    model = Judge.load(folder / "judge", device) if settings["warm"] else None
-    model = nn.ModuleDict({"reader": model.reader, "finder": model.finder}) if model else build()
+    model = getattr(Judge.load(folder / "judge", "cpu"), part) if settings["warm"] else build()[part]
+    model = model.to(device, memory_format=torch.channels_last)
 
     def loss(model, rng, generator):
         batch = data.batch(rng, generator, settings["batch"])
-        half = settings["batch"] // 2
         with autocast(device):
-            logits = model["reader"](_input(batch["pictures"])).logits.float()
-            maps = model["finder"](_input(resize(batch["pictures"][:half], FINE))).logits
-        chosen = logits.split([len(answers) for answers in ANSWERS.values()], 1)
-        naming = sum(cross_entropy(*pair) for pair in zip(chosen, batch["answers"].T, strict=True))
-        return naming + finding(resize(maps.float(), SIDE), {name: part[:half] for name, part in batch.items()})
+            said = called(part, model, batch)
+        return (naming if part == "reader" else finding)(said.float(), batch)
 
-    model = fit("judge", model.to(device, memory_format=torch.channels_last), loss, settings, stop_after)
-    settle(model, data, settings)
-    with replacing(folder / "judge") as new:
-        for name, part in model.to("cpu", torch.float16, memory_format=torch.contiguous_format).items():
-            part.save_pretrained(new / name)
+    model = fit(part, model, loss, settings, stop_after, seconds)
+    settle(part, model, data, settings)
+    (folder / "judge").mkdir(exist_ok=True)
+    with replacing(folder / "judge" / part) as new:
+        model.to("cpu", torch.float16, memory_format=torch.contiguous_format).save_pretrained(new)
 
 
-def _input(pictures: Tensor) -> Tensor:
-    return with_places(pictures).contiguous(memory_format=torch.channels_last)
+def called(part: str, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """What one of the networks says of a batch."""
+    if part == "reader":
+        return model(beside(batch["pictures"], batch["crops"]).contiguous(memory_format=torch.channels_last)).logits
+    return find(model, prepare(batch["pictures"]).contiguous(memory_format=torch.channels_last))
+
+
+def naming(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """The reader's loss: cross entropy per question and smooth L1 on what the crop is off; where nothing can be
+    recognised, cross entropy of the object alone."""
+    said = batch["answers"]
+    *chosen, off = logits.split([*(len(known) for known in answers().values()), len(OFF)], 1)
+    known = (said[:, 0] < len(objects())).float()
+    total = cross_entropy(chosen[0], said[:, 0])
+    for part, column in zip(chosen[1:], said.T[1:], strict=True):
+        total = total + (known * cross_entropy(part, column, reduction="none")).sum() / known.sum().clamp(min=1)
+    away = smooth_l1_loss(off, batch["off"], beta=0.05, reduction="none").sum(1)
+    return total + 5 * (known * away).sum() / known.sum().clamp(min=1)
 
 
 def finding(maps: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """The finder's loss: maps (b, 5, 64, 64) against what `render` says of them."""
-    seen = batch["seen"] / 255
-    rows = torch.arange(len(seen), device=seen.device)[:, None, None]
-    own = batch["things"][rows, batch["owner"].long()].permute(0, 3, 1, 2)  # of every pixel, its thing's truth
-    goal = torch.cat([own[:, :2] - places(SIDE).to(own), own[:, 2:3], own[:, 3:].deg2rad()], 1)
-    off = smooth_l1_loss(maps[:, 1:4], goal[:, :3], beta=0.02, reduction="none").sum(1)
-    off = off + 2 * smooth_l1_loss(maps[:, 4], goal[:, 3], beta=0.3, reduction="none")  # most are small
-    weight = seen / seen.sum((1, 2), keepdim=True).clamp(min=20)  # every picture counts alike, one nearly empty less
-    return 4 * binary_cross_entropy_with_logits(maps[:, 0], seen) + 20 * (weight * off).sum((1, 2)).mean()
+    """The finder's loss: maps (n, c, 32, 32) against what a batch of `Pictures` shows.
+
+    Cross entropy on whether a pixel shows a thing, and, of pixels that do, smooth L1 on what they vote for.
+    """
+    thing, *voted = maps.split([1, 3, 2, 2, 3, 2], 1)  # sliced, each costs a gradient
+    seen = batch["visible"].sum(1).clamp(max=1)
+    presence = binary_cross_entropy_with_logits(resize(thing, SIDE)[:, 0], seen)
+    visible = avg_pool2d(batch["visible"], SIDE // maps.shape[-1])
+    owner, seen = one_hot(visible.argmax(1), MOST).float(), visible.sum(1).clamp(max=1)
+    weight = seen / seen.sum((1, 2), keepdim=True).clamp(min=5)  # every picture counts alike, one nearly empty less
+    goal = torch.einsum("nhwk,nkv->nvhw", owner, batch["things"])
+    goal = torch.cat([goal[:, :2] - places(maps.shape[-1]).to(goal), goal[:, 2:]], 1).split([3, 2, 2, 3, 2], 1)
+    walks = torch.einsum("nhwk,nk->nhw", owner, batch["walks"].float())
+    votes = 0
+    for votes_of, true, beta, counts in zip(
+        voted, goal, (0.02, 0.3, 0.1, 0.05, 0.3), (1, 1, 1, 1, 0.3 * walks), strict=True
+    ):
+        votes = votes + counts * smooth_l1_loss(votes_of, true, beta=beta, reduction="none").sum(1)
+    return 4 * presence + 20 * (weight * votes).sum((1, 2)).mean()
 
 
 @torch.no_grad()
-def settle(model: nn.ModuleDict, data: Pictures, settings: dict) -> None:
+def settle(part: str, model: nn.Module, data: Pictures, settings: dict, batches: int = 32) -> None:
     """Measure batch norm's means and deviations again: those of training belong to the weights before averaging."""
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.reset_running_stats()
             layer.momentum = None  # a plain mean over the batches
     model.train()
-    for number in range(32):
+    for number in range(batches):
         rng = np.random.default_rng([settings["seed"], 8, number])
-        batch = data.batch(rng, torch.Generator().manual_seed(number), settings["batch"])
-        model["reader"](_input(batch["pictures"]))
-        model["finder"](_input(resize(batch["pictures"], FINE)))
+        generator = torch.Generator(data.device).manual_seed(number)
+        called(part, model, data.batch(rng, generator, settings["batch"]))
     model.eval()
 
 
 @torch.no_grad()
 def measure(models: Path, device: torch.device, count: int = 1000) -> dict:
-    """What the judge reads off fresh renderings, of all objects and of places it has not seen, and off the same
-    pictures through the autoencoder: per cent right per question, pixels at 64 a side, degrees, and the mask's IoU.
-
-    Angles are those of single objects.
-    """
+    """What the judge reads off drawn pictures of one thing each, of all objects and of layouts it has not seen, and off
+    the same through the autoencoder; as in `compare`."""
     judge = Judge.load(models / "judge", device)
     vae = AutoencoderKL.from_pretrained(models / "vae", torch_dtype=torch.float32).to(device)
-    rng = np.random.default_rng(SEED)
-    scenes = [random_scene(rng) for _ in range(count)]
-    truth = render([
-        Scene(str(rng.choice(list(OBJECTS))), each.style, each.place, each.things, None, int(rng.choice(FRESH)))
-        for each in scenes
-    ])  # fmt: skip
-    fresh = truth["pictures"] / 255
-    again = [vae.decode(vae.encode(part.to(device) * 2 - 1).latent_dist.mode()).sample for part in fresh.split(50)]
-    again = (torch.cat(again).cpu() / 2 + 0.5).clamp(0, 1)
-    return {"renderings": compare(judge, fresh, truth), "reconstructions": compare(judge, again, truth)}
+
+    def single(rng: np.random.Generator, n: int) -> Scenes:
+        drawn = random_scenes(rng, n, list(objects()), FRESH)
+        return drawn.with_(count=np.ones_like(drawn.count))
+
+    pool = Pool(count, SEED, device, layouts=FRESH, masks=True, draw=single)
+    drawn = pool.take(np.arange(count), torch.Generator(device).manual_seed(SEED))
+    again = [vae.decode(vae.encode(part * 2 - 1).latent_dist.mode()).sample for part in drawn.split(50)]
+    again = (torch.cat(again) / 2 + 0.5).clamp(0, 1)
+    return {"drawn": compare(judge, drawn.cpu(), pool), "reconstructed": compare(judge, again.cpu(), pool)}
 
 
-def compare(judge: Judge, frames: Tensor, truth: dict[str, Tensor]) -> dict[str, float]:
-    """The judge's readings of frames (b, 3, h, w) in [0, 1] against their truth as `render` gives it."""
-    reading = judge.read(frames)
-    figures = {}
-    for question, column in zip(ANSWERS, truth["answers"].T, strict=True):
-        right = [ANSWERS[question].index(name) for name in reading.names[question]] == column.numpy()
-        figures[question] = 100 * float(right.mean())
-    counts = truth["answers"][:, 3] + 1
-    centres = torch.stack([things[:count, :2].mean(0) for things, count in zip(truth["things"], counts, strict=True)])
-    found = torch.stack([reading.numbers["x"], reading.numbers["y"]], 1)
-    error = SIDE * (found - centres).norm(dim=1).nan_to_num(1)  # nothing found: a whole side
-    single = counts == 1
-    turned = (reading.numbers["angle"] - truth["things"][:, 0, 3]).abs()[single].nan_to_num(90)
-    larger = SIDE * (reading.numbers["size"] - truth["things"][:, 0, 2]).abs().nan_to_num(1)
-    mask, seen = resize(reading.mask[:, None], SIDE)[:, 0] > 0.5, truth["seen"] > 127
+def compare(judge: Judge, frames: Tensor, pool: Pool) -> dict[str, float]:
+    """The judge's readings of a pool's pictures f 3 h w, one thing each, against their truth.
+
+    Per cent right per question; "object there", of what is read at the true place; "nothing", per cent called so,
+    wrongly; medians of the errors of hue (of colours that have one) and angle in degrees, of centre and size in per
+    cent of the side; "mask", the intersection over union. Pictures whose thing is hidden are left out.
+    """
+    truth = Truth(pool)
+    said, thing = truth.answers[:, 0].cpu(), truth.things[:, 0].cpu()
+    known, reading, figures = said[:, 0] < len(objects()), judge.read(frames, pose_of(thing)[:, None]), {}
+    for question, column in zip(answers(), said.T, strict=True):
+        right = reading.probabilities[question].argmax(1) == column
+        figures[question] = 100 * float(right[known].float().mean())
+    there = torch.tensor([judge.answers["object"].index(name) for (name,) in reading.told.object]) == said[:, 0]
+    figures["object there"] = 100 * float(there[known].float().mean())
+    figures["nothing"] = 100 * float((~reading.recognisable[known]).float().mean())
+    grey = torch.tensor([name in GREY_COLOURS for name in COLOURS])[said[:, list(answers()).index("colour")]]
+    found = reading.things[:, 0]
+    errors = {
+        "hue": wrapped(hue(reading.colour) - hue(thing[:, 7:10])).abs()[known & ~grey],
+        "angle": wrapped(found[:, 3] - pose_of(thing)[:, 3]).abs()[known],
+        "centre": 100 * (found[:, :2] - thing[:, :2]).norm(dim=1)[known],
+        "size": 100 * (found[:, 2] - thing[:, 2]).abs()[known],
+    }
+    figures |= {name: float(values.nanmedian()) for name, values in errors.items()}
+    mask, seen = reading.mask > 0.5, pool.visible[:, 0].cpu() > 127
     overlap = (mask & seen).sum((1, 2)) / (mask | seen).sum((1, 2)).clamp(min=1)
-    figures |= {"centre_median": float(error.median()), "centre_mean": float(error.mean())}
-    figures |= {"size_mean": float(larger.mean()), "angle_mean": float(turned.mean()), "iou": float(overlap.mean())}
-    return {name: round(value, 3 if name == "iou" else 2) for name, value in figures.items()}
+    figures["mask"] = float(overlap[known].mean())
+    return {name: round(value, 3 if name == "mask" else 2) for name, value in figures.items()}

@@ -30,8 +30,8 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from measures.evidence import answer, evidence, write_metrics
-from measures.protocol import answers, claims, together
+from measures.evidence import answer, evidence, settled, write_metrics
+from measures.protocol import answers, claims
 from measures.tables import METHOD, averaged, gains, means, over_clips
 from publish import figures
 from studies.benchmark import kept
@@ -77,14 +77,15 @@ if scorer.unread():
 # %% [markdown]
 # ## Scores
 #
-# Means over all edits, with 95 % intervals that resample the clips. *Motion correlation*, *edit success* and *identity
-# stability* come from the judge and the known truth of the drawn clips; *motion fidelity* compares point tracks of edit
-# and source and needs no truth; *warp error* is how far a frame is from the one before it, moved as the source moves.
+# Means over all edits, with 95 % intervals that resample the clips. *Edited in motion* to *identity kept* come from the
+# judge and the known truth of the drawn clips; *motion fidelity* compares point tracks of edit and source and needs no
+# truth; *warp error* is how far a frame is from the one before it, moved as the source moves.
 # EditBoard's three are better lower: *FF-alpha* (the same in grey levels), *FF-beta* (how far the flow's directions are
 # from the source's) and *Semantic* (what changed outside of the source's things, where truth tells them).
 
 # %%
-wanted = ["motion correlation", "edit success", "identity stability", "frame consistency", "text alignment"]
+wanted = ["edited in motion", "motion correlation", "edit success", "identity stability", "identity kept", "flicker"]
+wanted += ["frame consistency", "text alignment"]
 measures = [measure for measure in wanted if measure in scores and scores[measure].notna().any()]
 title = f"The full method and its variants, {len(params.clips)} clips"
 figures.show(figures.intervals(means(scores, measures), title), f"{out}/figures/variants.png")
@@ -152,8 +153,11 @@ thirds = f"{third['clip'].nunique()} clips, seed {' and '.join(map(str, third['s
 
 # %%
 there = set(third["method"])
-shown = measures[:3]
-if there > {METHOD, *params.ablation} and shown:
+judged = ["motion correlation", "edit success", "identity stability", "identity kept"]
+judged = [measure for measure in judged if measure in third and third[measure].notna().any()]
+along = judged or ["frame consistency", "text alignment"]  # without a judge, what CLIP says
+shown = along[:3]
+if there > {METHOD, *params.ablation}:
     figures.show(figures.intervals(means(third, shown), thirds), f"{out}/figures/all-variants.png")
 
 # %% [markdown]
@@ -193,7 +197,7 @@ for part in WITHOUT:
     pairs[f"{part}, mean"] = crossed, f"with {part}", f"without {part}"
 
 # %%
-if complete and shown:
+if complete:
     effects = {m: {what: gains(table, m, *methods) for what, (table, *methods) in pairs.items()} for m in shown}
     title = f"What each part adds, {thirds}"
     figures.show(figures.intervals(effects, title, zero=True), f"{out}/figures/parts.png")
@@ -201,7 +205,8 @@ if complete and shown:
 # %% [markdown]
 # ## How long to tune
 #
-# From no step at all into over-fitting: with every step the clip is known better, and the prompt is followed less.
+# From no step at all into over-fitting: with every step the clip is known better, and the prompt is followed less. Of
+# objects that the image model was trained on and of others apart: the latter it can know from this one clip alone.
 
 # %%
 by_steps = {params.tune.steps: METHOD}
@@ -211,11 +216,16 @@ for name in there & variants.keys():
         by_steps[steps] = name
 
 # %%
-panels = {measure: {} for measure in shown}
-for steps, name in sorted(by_steps.items()):
-    for measure in shown:
-        panels[measure][steps] = over_clips(third[third["method"] == name], measure)
-if len(by_steps) > 2 and shown:
+apart = {"": third}
+if "seen" in third and third["seen"].nunique() == 2:
+    apart = {f"{name} objects": third[third["seen"] == seen] for name, seen in (("seen", True), ("unseen", False))}
+
+# %%
+panels = {measure: {} for measure in along}
+for measure, group in [(measure, group) for measure in along for group in apart]:
+    of = {steps: apart[group][apart[group]["method"] == name] for steps, name in sorted(by_steps.items())}
+    panels[measure][group] = {steps: over_clips(rows, measure) for steps, rows in of.items()}
+if len(by_steps) > 2:
     figures.show(figures.course(panels, f"By the steps of tuning, {thirds}", "steps"), f"{out}/figures/steps.png")
 
 # %% [markdown]
@@ -224,18 +234,18 @@ if len(by_steps) > 2 and shown:
 # Differences are paired: the same clip, edit prompt and seed with and without. Two variants are no parts of the paper
 # but ways to sample for less: guidance in the first half of the steps alone (arXiv 2404.07724), which saves a quarter
 # of the passes through the UNet, and a multistep solver with half the steps. They may cost at most
-# `margins.sampling_loss` of edit success.
+# the protocol's `sampling_loss` of edits in motion.
 
 # %%
-asked = claims("03_ablation", settings["margins"])
+asked = claims("03_ablation")
 known = {METHOD, *changes, *there, *crossed["method"]}
 asked = {key: claim for key, claim in asked.items() if claim.asks() <= known}
 tables = {
     f"all {size} clips": listed,
-    f"{whose}{third['clip'].nunique()} clips": pd.concat([third, crossed]),
+    f"{whose}{thirds}": pd.concat([third, crossed]),
 }
 tables |= {f"{len(params.clips)} clips": scores}
-rows = together(answers(asked, tables), asked)
+rows = settled(answers(asked, tables))
 
 # %%
 write_metrics(f"{out}/metrics.json", rows)

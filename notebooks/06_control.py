@@ -116,7 +116,8 @@ for whose, title in titles.items():
 # %%
 scores = scorer.table(methods).round(4)
 scores.to_csv(f"{out}/scores.csv", index=False)
-wanted = ["edit success", "identity stability", "frame consistency", "text alignment", "motion correlation"]
+wanted = ["edited in motion", "edit success", "identity stability", "identity kept", "motion correlation"]
+wanted += ["frame consistency", "text alignment"]
 taken = [measure for measure in scores if scores[measure].notna().any()]
 measures = [measure for measure in wanted if measure in taken]
 others = ["PickScore", "motion fidelity", "warp error", "FF-alpha", "FF-beta", "Semantic"]
@@ -174,7 +175,7 @@ display(Markdown(said))
 # %%
 led = [table[table["whose"] == "other"].replace({"method": {"none": "no control"}}) for table in
        (paths_of_all.reindex(columns=paths.columns), paths)]  # fmt: skip
-asked = claims("06_control", params.margins.model_dump(), kinds)
+asked = claims("06_control", kinds=kinds)
 names = f"all {size} clips", f"{len(params.clips)} clips"
 tables = {"other": dict(zip(names, led, strict=True)), "own": dict(zip(names, (scores_of_all, scores), strict=True))}
 

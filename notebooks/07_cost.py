@@ -31,9 +31,9 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from measures.evidence import answer, bootstrap, decide, evidence, settled, write_metrics
+from measures.protocol import margins
 from publish import figures
 from studies.results import reading
-from studies.settings import load_params
 
 # %% [markdown]
 # ## Parameters
@@ -49,7 +49,7 @@ measured = "results/cost"  # what the stage `cost` wrote
 with reading(measured):
     record = json.loads(Path(measured, "cost.json").read_text())
     steps, tuning, layer = (pd.read_csv(f"{measured}/{name}.csv") for name in ("steps", "tuning", "attention"))
-(frames, height, width), margins = record["clip"], load_params().margins
+(frames, height, width), enough = record["clip"], margins()
 device = record["device"]
 text = f"{record['model']}, {frames} frames of {height}x{width} pixels; on {device}, torch {record['torch']}."
 display(Markdown(f"{text} Times are medians of {record['laps']} laps; the first ones are left out."))
@@ -143,10 +143,10 @@ exponents |= {name: laps[0] for name, laps in fitted.items() if len(laps) == 1} 
 display(pd.Series(exponents, name="exponent over frames").map("{:.2f}".format).to_frame())
 
 # %%
-linear, quadratic = {"at_most": margins.linear_growth}, {"at_least": margins.quadratic_growth}
+linear, quadratic = {"at_most": enough["linear_growth"]}, {"at_least": enough["quadratic_growth"]}
 most, least = (
     f"grows with at {words} the power {bound:g} of the frames"
-    for words, bound in (("most", margins.linear_growth), ("least", margins.quadratic_growth))
+    for words, bound in (("most", enough["linear_growth"]), ("least", enough["quadratic_growth"]))
 )
 
 # %%

@@ -19,8 +19,9 @@ import pandas as pd
 import torch
 from torch.nn.functional import max_pool2d
 
-from benchmarks.cost import RESULTS, changed
+from benchmarks.cost import RESULTS
 from benchmarks.full_size import of_key, recorded, write_rows
+from benchmarks.tables import NOT_YET
 from measures.clips import ClipEntry
 from measures.evidence import Interval, decide
 from measures.tables import gains, over_clips
@@ -68,9 +69,9 @@ def background(params: Params) -> Iterator[Job]:
 
 def stopping(params: Params) -> Iterator[Job]:
     """All edits after STEPS steps of tuning, and after as many of them as a clip needs."""
-    params = changed(params, tune={"steps": STEPS, "stop": "steps"})
+    params = params.changed(tune={"steps": STEPS, "stop": "steps"})
     yield from _edits("fixed", Method(params))
-    yield from _edits("until learnt", Method(changed(params, tune={"stop": "measure"})))
+    yield from _edits("until learnt", Method(params.changed(tune={"stop": "measure"})))
 
 
 def longer(params: Params) -> Iterator[Job]:
@@ -88,7 +89,7 @@ def _long(params: Params) -> Params:
         name: entry.model_copy(update={"source": entry.source.model_copy(update={"stride": 1})})
         for name, entry in params.clips.items()
     }
-    return changed(params, clip={"num_frames": FRAMES}).model_copy(update={"clips": clips})
+    return params.changed(clip={"num_frames": FRAMES}).model_copy(update={"clips": clips})
 
 
 def _edits(how: str, method: Method) -> Iterator[Job]:
@@ -170,6 +171,11 @@ def claims(rows: pd.DataFrame) -> list[dict]:
     ]
 
 
+def page() -> str:
+    """What the page says: every claim, or that nothing is measured yet."""
+    return table(claims(pd.read_csv(FILE))) if FILE.is_file() else NOT_YET.format("python -m own.evidence")
+
+
 def table(found: list[dict]) -> str:
     """The claims as lines of a page."""
     lines = ["| claim | measure | found | expected | |\n", "|---|---|---|---|---|\n"]
@@ -181,7 +187,8 @@ def table(found: list[dict]) -> str:
 
 def main() -> int:
     try:
-        write_marked(PAGE, "evidence", table(claims(measure(load_params()))))
+        measure(load_params())
+        write_marked(PAGE, "evidence", page())
     except (InputError, NumericalError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -118,8 +118,7 @@ class OwnMethod(Method):
         """Loads the model, for as many frames as a window has."""
         params = self.params
         if self.window:
-            clip = params.clip.model_copy(update={"num_frames": self.window})
-            self.params = params.model_copy(update={"clip": clip})
+            self.params = params.changed(clip={"num_frames": self.window})
         try:
             super()._load()
         finally:

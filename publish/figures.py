@@ -223,15 +223,23 @@ def intervals(panels: Mapping[str, Mapping[str, tuple[float, ...]]], title: str 
 
 
 @styled
-def course(panels: Mapping[str, Mapping[float, tuple[float, ...]]], title: str = "", xlabel: str = "") -> Figure:
-    """Means with their intervals (mean, low, high) along a quantity, in a panel per measure, evenly spaced."""
-    figure = Figure(figsize=(3.0 * len(panels) + 0.4, 2.9), layout="constrained")
-    for axes, (measure, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        mean, low, high = np.array([row[:3] for row in rows.values()], float).T
-        axes.fill_between(range(len(rows)), low, high, color=BLUE, alpha=0.18, lw=0)
-        axes.plot(mean, "o-", color=BLUE, ms=5)
-        axes.set_xticks(range(len(rows)), [f"{at:g}" for at in rows])
+def course(
+    panels: Mapping[str, Mapping[str, Mapping[float, tuple[float, ...]]]], title: str = "", xlabel: str = ""
+) -> Figure:
+    """Means with their intervals (mean, low, high) along a quantity, evenly spaced: a panel per measure, a line per
+    group; a single group needs no name."""
+    columns = min(len(panels), ACROSS)
+    figure = Figure(figsize=(3.0 * columns + 0.4, 2.9 * -(-len(panels) // columns)), layout="constrained")
+    for number, (measure, lines) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(-(-len(panels) // columns), columns, number)
+        for colour, mark, (group, rows) in zip(CYCLE, "o" + MARKS, lines.items(), strict=False):
+            mean, low, high = np.array([row[:3] for row in rows.values()], float).T
+            axes.fill_between(range(len(rows)), low, high, color=colour, alpha=0.18, lw=0)
+            axes.plot(mean, marker=mark, color=colour, ms=5, label=group)
+            axes.set_xticks(range(len(rows)), [f"{at:g}" for at in rows])
         axes.set(title=measure, xlabel=xlabel)
+        if number == 1 and len(lines) > 1:
+            axes.legend()
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
 

@@ -70,7 +70,7 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
         "notebooks": notebooks,
         "clips": [_clip(name, entry, params, results, out) for name, entry in params.clips.items()],
         "model": _model(params.model),
-        "quality": _quality(Path("miniature/reports/quality.json")),
+        "quality": _quality(Path("miniature/reports/gates.json")),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "frozen": _frozen("dvc.yaml", "miniature/dvc.yaml"),
         "side": LONGER_SIDE,

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from measures.clips import ClipEntry
 from measures.score import psnr
-from measures.tables import METHOD, SOURCE, Stored, trivial
+from measures.tables import CAPTION, METHOD, SOURCE, Stored, trivial
 from peers import PEERS
 from studies import control, objects
 from studies.ahead import make_ahead
@@ -153,7 +153,7 @@ def score_several(params: Params, name: str) -> dict[str, pd.DataFrame]:
     methods = {objects.CASES.get(kind, kind): edits for kind, edits in methods.items()}
     alone = objects.told(params.model_copy(update={"clips": {name: entry}}))
     scores = Scores(alone, source=lambda _: source)
-    return {"objects": objects.scored(scores, methods | {SOURCE: {(name, "caption"): source}})}
+    return {"objects": scores.table(methods | {SOURCE: {(name, CAPTION): source}}).round(4)}
 
 
 def _by_peers(params: Params, name: str, entry: ClipEntry) -> dict[str, Stored]:
@@ -170,7 +170,7 @@ def _ablation(params: Params, name: str, scores: Scores, methods: Iterable[str],
     """Scores of a clip's edits by variants, and by the full method if it is named, by every seed."""
     tables, entry = [], params.clips[name]
     for seed in seeds:
-        seeded = params.model_copy(update={"tune": params.tune.model_copy(update={"seed": seed})})
+        seeded = params.changed(tune={"seed": seed})
         runs = {method: seeded if method == METHOD else params.varied(method, seed) for method in methods}
         edits = {method: _edits(Method(settings), name, entry) for method, settings in runs.items()}
         tables.append(scores.table(edits).assign(seed=seed))
@@ -193,5 +193,5 @@ def _paths(params: Params, name: str, scores: Scores, edits: Stored, drawn: dict
 def _reconstructions(name: str, frames, scores: Scores) -> pd.DataFrame:
     source = scores.source(name)
     found = {"reconstruction": frames, "mean frame": source.mean(0, keepdim=True).expand_as(source)}
-    rows = [{"method": what, "clip": name, "edit": "caption", "PSNR": psnr(of, source)} for what, of in found.items()]
+    rows = [{"method": what, "clip": name, "edit": CAPTION, "PSNR": psnr(of, source)} for what, of in found.items()]
     return pd.DataFrame(rows)

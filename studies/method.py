@@ -198,6 +198,7 @@ def make_noise(folder: Path, pipe: TuneAVideoPipeline, posterior: Path, params: 
     """Inverts the mode of a clip's posterior; what is drawn for it is drawn on the CPU, from the seed of tuning."""
     latents = pipe.scale(read_posterior(posterior, pipe).mode())
     steps = {"num_inference_steps": params.invert.steps, "diffused_steps": params.invert.diffused_steps}
+    steps |= {"stock": params.invert.stock}
     generator = torch.Generator().manual_seed(params.tune.seed)
     save_tensors(folder / "inverted.safetensors", noise=pipe.invert(latents, generator=generator, **steps))
 

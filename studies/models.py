@@ -21,7 +21,6 @@ from tav.errors import check_finite
 from tav.pipeline import TuneAVideoPipeline, load_pipeline
 from tav.tune import tune
 
-BENCHMARKED = Path("models/miniature")  # reports/benchmark has it inverted as diffusers does, which takes hours to redo
 DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -38,7 +37,6 @@ def load_model(params: Params) -> TuneAVideoPipeline:
     settings |= {"frames_at_once": params.memory.attention_frames, "dtype": DTYPES[params.memory.dtype]}
     pipe = load_pipeline(params.model, params.clip.num_frames, **settings)
     pipe.vae_frames = params.memory.vae_frames
-    pipe.stock_inverse = Path(params.model) == BENCHMARKED
     (pipe.unet if params.memory.offload else pipe).to(device)
     pipe.unet.to(memory_format=torch.channels_last)  # a tuning step is 8 % faster with it (benchmarks/results)
     if params.compile:

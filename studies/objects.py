@@ -1,17 +1,13 @@
 """Clips of several things (section 6): edited with and without a condition."""
 
-from collections.abc import Iterator, Mapping
-
-import numpy as np
-import pandas as pd
+from collections.abc import Iterator
 
 from measures.clips import ClipEntry
-from measures.truth import crowd
+from measures.tables import CAPTION
 from studies.ahead import make_ahead
 from studies.control import Controlled
 from studies.method import Method
 from studies.results import RESULTS, replacing
-from studies.scores import Scores
 from studies.settings import Params
 from studies.stages import collect
 from studies.store import Piece
@@ -53,29 +49,12 @@ def pieces(controlled: Controlled, entry: ClipEntry) -> Iterator[tuple[str, Piec
 
 def untuned(params: Params, entry: ClipEntry) -> Iterator[tuple[str, Piece]]:
     """A clip's edits by the model before tuning, which is let go before another is loaded."""
-    method = Method(params.model_copy(update={"tune": params.tune.model_copy(update={"steps": 0})}))
+    method = Method(params.changed(tune={"steps": 0}))
     for edit, prompt in entry.edits.items():
         yield f"untuned/{edit}", method.edit(entry, prompt)
 
 
 def told(params: Params) -> Params:
-    """These settings with each clip's caption among its edits, as `caption`: so the source itself can be scored."""
-    entries = {
-        name: e.model_copy(update={"edits": e.edits | {"caption": e.caption}}) for name, e in params.clips.items()
-    }
+    """These settings with each clip's caption among its edits, as `CAPTION`: so the source itself can be scored."""
+    entries = {name: e.model_copy(update={"edits": e.edits | {CAPTION: e.caption}}) for name, e in params.clips.items()}
     return params.model_copy(update={"clips": entries})
-
-
-def crowds(params: Params) -> pd.DataFrame:
-    """Of every clip how many `things` it has and which share of them is `hidden` by others, nan without truth."""
-    rows = [{"clip": clip} | crowd(entry.source) for clip, entry in params.clips.items()]
-    return pd.DataFrame(rows, columns=["clip", "things", "hidden"]).set_index("clip").astype(float)
-
-
-def scored(scores: Scores, methods: Mapping[str, Mapping]) -> pd.DataFrame:
-    """`Scores.table` of clips of several things, with their `crowds` and the errors of count and of identity."""
-    table = scores.table(methods).join(crowds(scores.params), on="clip")
-    where = table[["method", "clip", "edit"]].itertuples(index=False)
-    counted = [scores.count_error(scores.clips[c].edits[e], methods[m][c, e]) for m, c, e in where]
-    wrong = 1 - table.get("right object", np.nan)
-    return table.assign(**{"count error": counted, "identity error": wrong}).round(4)

@@ -93,17 +93,6 @@ class Scores:
 
         return self._kept(needs, ("measures.truth.followed", "measures.truth.truth_beside"), take)
 
-    def count_error(self, prompt: str, frames: Tensor) -> float:
-        """How many things too many or too few frames show, see `measures.truth.count_error`."""
-        needs = {"frames": _digest(frames), "judge": self._models["judge"], "prompt": prompt}
-
-        def take() -> dict[str, float]:
-            from measures.truth import count_error
-
-            return {"count error": count_error(self.judge, frames, prompt)}
-
-        return self._kept(needs, ("measures.truth.count_error",), take)["count error"]
-
     def _kept(self, needs: dict, code: tuple[str, ...], take: Callable[[], dict[str, float]]) -> dict[str, float]:
         """What `take`, whose `code` it is, says of frames: taken once."""
 

@@ -50,9 +50,7 @@ def _interval(value) -> tuple[float, float]:
     return tuple(map(float, numbers))
 
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Guidance = Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)]
 Steps = Annotated[int, Field(ge=1, lt=1000)]  # of DDIM, among the 1,000 that Stable Diffusion was trained with
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -141,11 +139,12 @@ class Invert(Section):
     steps: Steps
     solver: Solver
     diffused_steps: Whole
+    stock: bool
 
     @model_validator(mode="after")
     def _inverts_some(self) -> "Invert":
-        if self.diffused_steps >= self.steps or (self.diffused_steps and self.solver != "ddim"):
-            raise ValueError("of fewer diffused_steps than steps, and of none with dpm")
+        if self.diffused_steps >= self.steps or (self.solver != "ddim" and (self.diffused_steps or self.stock)):
+            raise ValueError("of fewer diffused_steps than steps, and with dpm of none and not stock")
         return self
 
 
@@ -167,19 +166,6 @@ class Score(Section):
     accuracy_model: Place
     pick_model: Place
     judge: Place
-
-
-class Margins(Section):
-    """What a claim must reach to hold: fixed here, before a run."""
-
-    reconstruction: Number
-    frame_consistency: Number
-    edit_success: Share
-    motion_correlation: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
-    sampling_loss: Share
-    control_loss: Share
-    linear_growth: Number
-    quadratic_growth: Number
 
 
 class Variant(Section):
@@ -226,7 +212,6 @@ class Params(Section):
     invert: Invert
     edit: Edit
     score: Score
-    margins: Margins
     clips: Annotated[dict[Name, ClipEntry], Field(min_length=1)]
     full: bool
     seeds: list[Seed]
@@ -237,6 +222,12 @@ class Params(Section):
     conditions: Conditions
     objects: Place
     benchmark: Benchmark
+
+    def changed(self, **sections: dict) -> "Params":
+        """These settings with other values in their sections, which are not checked."""
+        return self.model_copy(
+            update={name: getattr(self, name).model_copy(update=values) for name, values in sections.items()}
+        )
 
     def varied(self, variant: str, seed: int | None = None) -> "Params":
         """These settings with a variant's and a seed of tuning in their place; InputError if they are not allowed."""

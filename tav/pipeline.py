@@ -59,7 +59,6 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
     """
 
     vae_frames = 8
-    stock_inverse = False  # True: DDIM inversion reads velocities as diffusers' inverse scheduler does, see `invert`
 
     @contextmanager
     def at_hand(self, part: torch.nn.Module) -> Iterator[None]:
@@ -138,6 +137,7 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
         num_inference_steps: int = 50,
         prompt: str = "",
         diffused_steps: int = 0,
+        stock: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """DDIM inversion of a clip's latents, f c h w -> the noise, f c h w, that samples back to it (paper 3.3).
@@ -146,7 +146,7 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
         as `scheduler`, which takes fewer steps, by that solver's inverse; InputError for other schedulers.
         A step asks the model about the time that it goes to (released behaviour), so a velocity (v-prediction) is made
         noise with the signal and noise shares of that time. DDIMInverseScheduler takes those of the time that it comes
-        from, and a clip comes back less well, the more so the more its latents vary; `stock_inverse` does as it does.
+        from, and a clip comes back less well, the more so the more its latents vary; `stock` does as it does.
         diffused_steps: so many of the first steps are forward diffusion instead, with noise from `generator` that is
             the same in every frame: what is plain inverts to too little noise (Staniszewski et al., arXiv 2410.23530).
             For DDIM alone.
@@ -156,7 +156,7 @@ class TuneAVideoPipeline(StableDiffusionPipeline):
             raise InputError(f"no inverse of {type(self.scheduler).__name__} is known: use {known}")
         scheduler = INVERSE[type(self.scheduler)].from_config(self.scheduler.config)
         velocity = scheduler.config.prediction_type == "v_prediction"
-        if reads_velocity := velocity and isinstance(scheduler, DDIMInverseScheduler) and not self.stock_inverse:
+        if reads_velocity := velocity and isinstance(scheduler, DDIMInverseScheduler) and not stock:
             scheduler.register_to_config(prediction_type="epsilon")
         scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         text = self.embed([prompt])[0].expand(len(latents), -1, -1)

@@ -25,7 +25,7 @@ SMALL = {
     "device": "cpu",
     "processes": 1,
     "clip": {"num_frames": 3, "size": 32, "fit": "crop", "fps": 8},
-    "invert": {"steps": 2, "solver": "ddim", "diffused_steps": 0},
+    "invert": {"steps": 2, "solver": "ddim", "diffused_steps": 0, "stock": False},
     "edit": {
         "steps": 2,
         "solver": "ddim",
@@ -66,7 +66,7 @@ class Workspace:
         tiny.save_model(folder / "models/miniature")
         tiny_clip.save_clip(folder / "models/miniature/clip")
         (folder / "miniature/reports").mkdir(parents=True)
-        (folder / "miniature/reports/quality.json").write_text("{}")
+        (folder / "miniature/reports/gates.json").write_text("{}")
         (folder / "data/clips").mkdir(parents=True)
         for name in ("judge", "controlnet-mask", "t2i-adapter-pose", "text-to-video"):  # nothing here uses them
             (folder / "models/miniature" / name).mkdir()

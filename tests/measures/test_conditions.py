@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ def truth():
     seen = torch.zeros(2, 64, 64, dtype=torch.bool)
     seen[0, 10:20, 30:40] = seen[1, 40:50, 5:15] = True
     things = torch.tensor([[[0.5, 0.5, 0.5, 0.0]], [[0.5, 0.5, 0.5, 90.0]]])
-    return Truth({"count": "1"}, {}, seen, things)
+    none, one, bend = torch.zeros(2, 1), torch.ones(2, 1), torch.zeros(2, 1, 2)
+    still = torch.tensor([[0.0, 0.0, 1.0]] * 2)
+    return Truth("3d", "snow", "path", True, (), things, bend, none, one, one, seen[:, None], still)
 
 
 def pixel(picture, x, y):
@@ -99,9 +102,12 @@ def test_a_mask_is_white_where_a_thing_is(truth):
     assert torch.equal(drawn, expected)
 
 
-def test_a_pose_tells_centre_size_and_which_way_is_up(truth):
+def test_a_pose_tells_centre_size_which_way_is_up_and_which_ahead(truth):
     drawn = pose(truth)
     assert drawn.shape == (2, 3, 64, 64) and 0 <= drawn.min() and drawn.max() <= 1
+    turned = pose(replace(truth, facing=-truth.facing))[0]
+    assert [pixel(turned, *place) for place in ((32, 32), (32, 16), (16, 32))] == [CENTRE, HEAD, HAND]
+    assert not turned[:, 32, 40:].any() and drawn[0][:, 32, 40:].any()  # no hand behind
     for picture, up, right in ((drawn[0], (32, 16), (48, 32)), (drawn[1], (48, 32), (32, 48))):
         assert [pixel(picture, *place) for place in ((32, 32), up, right)] == [CENTRE, HEAD, HAND]
         assert not picture[:, :8].any() and not picture[:, :, :8].any()

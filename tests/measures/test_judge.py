@@ -1,56 +1,91 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
 from transformers import ResNetConfig, ResNetForImageClassification, UperNetConfig, UperNetForSemanticSegmentation
 
-from measures.judge import VOTES, Judge, locate, places
+from measures import judge as reading
+from measures.judge import (
+    CROP,
+    NOTHING,
+    OFF,
+    SEEN,
+    VOTES,
+    Judge,
+    Reading,
+    apart,
+    beside,
+    cropped,
+    hue,
+    locate,
+    moved,
+    places,
+)
+from miniature.scenes import Renderer, plain
 from tav.errors import InputError
 
-LABELS = ["object:fox", "object:car", "object:wizard", "style:3d", "style:line", "place:sea", "count:1", "count:2"]
+ANSWERS = {"object": ["fox", "car", NOTHING], "drawing": ["fox/a", "fox/b", "car/a"], "style": ["3d", "pencil"],
+           "place": ["sea"], "colour": ["red", "grey"]}  # fmt: skip
+LABELS = [f"{question}:{answer}" for question, answers in ANSWERS.items() for answer in answers]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A judge of random weights that knows other answers than the miniature's."""
+def stored(folder, votes=VOTES, labels=LABELS + OFF):
+    """A judge of random weights that knows other answers than the world's, in `folder`."""
     torch.manual_seed(0)
     sizes = {"num_channels": 5, "embedding_size": 8, "layer_type": "basic", "depths": [1, 1]}
     backbone = ResNetConfig(**sizes, hidden_sizes=[8, 16], out_features=["stage1", "stage2"])
     finder = UperNetConfig(backbone_config=backbone, hidden_size=8, pool_scales=[1], use_auxiliary_head=False,
-                           id2label=dict(enumerate(VOTES)))  # fmt: skip
-    reader = ResNetConfig(**sizes, hidden_sizes=[8, 16], id2label=dict(enumerate(LABELS)))
-    folder = tmp_path_factory.mktemp("judge")
+                           id2label=dict(enumerate(votes)))  # fmt: skip
+    reader = ResNetConfig(**sizes | {"num_channels": 6}, hidden_sizes=[8, 16], id2label=dict(enumerate(labels)))
     ResNetForImageClassification(reader).half().save_pretrained(folder / "reader")
     UperNetForSemanticSegmentation(finder).half().save_pretrained(folder / "finder")
     return folder
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return stored(tmp_path_factory.mktemp("judge"))
+
+
 def ballot(side, *things):
-    """Maps of pixels that vote for the truth: every thing is (centre x, centre y, size, angle, where it is seen)."""
-    maps = torch.full((5, side, side), 0.0)
+    """Maps of pixels that vote for the truth: things are x, y, size, angle, squash, shear, and where they are seen."""
+    maps = torch.zeros(len(VOTES), side, side)
     maps[0] = -9
     grid = places(side)
-    for x, y, size, angle, seen in things:
+    for x, y, size, angle, squash, shear, seen in things:
         left, top, right, bottom = (round(edge * side) for edge in seen)
-        goal = torch.cat([torch.tensor([x, y])[:, None, None] - grid, torch.full((1, side, side), size),
-                          torch.full((1, side, side), angle).deg2rad()])  # fmt: skip
+        turn = torch.tensor(angle).deg2rad()
+        rest = torch.tensor([size, turn.sin(), turn.cos(), squash, shear, 0.8, 0.2, 0.1, 0, 1])
+        goal = torch.cat([torch.tensor([x, y])[:, None, None] - grid, rest[:, None, None].expand(-1, side, side)])
         maps[0, top:bottom, left:right] = 9
         maps[1:, top:bottom, left:right] = goal[:, top:bottom, left:right]
     return maps
 
 
+def reading_of(maps):
+    """A reading of one frame that holds these maps."""
+    things = locate(maps, 1)[None]
+    return Reading(ANSWERS, {}, {"object": ["fox"]}, maps[None, 0].sigmoid(), maps[None], things, torch.zeros(1, 1, 5))
+
+
+def close(found, *expected):
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=1e-4)
+
+
 def test_the_answers_are_those_of_the_folder_and_every_frame_has_one_of_each(folder):
     judge = Judge.load(folder, "cpu")
-    assert judge.answers == {"object": ["fox", "car", "wizard"], "style": ["3d", "line"], "place": ["sea"],
-                             "count": ["1", "2"]}  # fmt: skip
-    reading = judge.read(torch.rand(5, 3, 40, 72, generator=torch.Generator().manual_seed(1)))
+    assert judge.answers == ANSWERS
+    read = judge.read(torch.rand(5, 3, 40, 72, generator=torch.Generator().manual_seed(1)))
     for question, answers in judge.answers.items():
-        assert reading.probabilities[question].shape == (5, len(answers))
-        torch.testing.assert_close(reading.probabilities[question].sum(1), torch.ones(5))
-        likeliest = reading.probabilities[question].argmax(1)
-        assert reading.names[question] == [answers[number] for number in likeliest]
-    assert [len(things) for things in reading.things] == [int(count) for count in reading.names["count"]]
-    assert reading.mask.shape == (5, 40, 72) and 0 <= reading.mask.min() < reading.mask.max() <= 1
-    assert {numbers.shape for numbers in reading.numbers.values()} == {(5,)}
+        assert read.probabilities[question].shape == (5, len(answers))
+        torch.testing.assert_close(read.probabilities[question].sum(1), torch.ones(5))
+        likeliest = read.probabilities[question].argmax(1)
+        assert read.names[question] == [answers[number] for number in likeliest]
+    assert read.recognisable.tolist() == [name != NOTHING for name in read.names["object"]]
+    assert read.things.shape == (5, 1, 6) and read.looks.shape == (5, 1, 5)
+    torch.testing.assert_close(read.looks.sum(2), torch.full((5, 1), 2.0))
+    assert read.colour.shape == (5, 3) and read.phase.shape == (5,)
+    assert read.mask.shape == (5, 40, 72) and 0 <= read.mask.min() < read.mask.max() <= 1
 
 
 def test_a_frame_is_read_alike_alone_and_in_a_long_clip(folder):
@@ -67,31 +102,113 @@ def test_a_picture_is_read_alike_at_twice_its_size(folder):
     assert (once - twice).abs().max() < 0.1 * (once[0] - once[1]).abs().max()
 
 
+@pytest.mark.parametrize("facing", [1, -1])
+def test_a_crop_shows_a_thing_alike_however_it_stands(facing):
+    n, rng, render = 12, np.random.default_rng(5), Renderer()
+    upright = plain(rng, n).with_(style=np.zeros(n, int), view=np.tile([0.0, 0.0, 1.0], (n, 1)))
+    upright = upright.with_(facing=np.full_like(upright.facing, facing))
+    pose = upright.pose.copy()
+    pose[:, 0] = [0.5, 0.5, 0.7, 0, 0, 0]
+    others = pose.copy()
+    others[:, 0] = np.stack([*rng.uniform(0.4, 0.6, (2, n)), rng.uniform(0.45, 0.55, n), rng.uniform(-90, 90, n),
+                             rng.uniform(-0.4, 0.4, n), rng.uniform(-0.3, 0.3, n)], 1)  # fmt: skip
+    one, other = (render(upright.with_(pose=each)) for each in (pose, others))
+    crops, masks = [], []
+    for drawn, each in ((one, pose), (other, others)):
+        poses = torch.from_numpy(each[:, 0]).float()
+        crops.append(cropped(drawn.pictures, poses))
+        masks.append(cropped(drawn.visible[:, :1].expand(-1, 3, -1, -1), poses)[:, 0] > 0.5)
+    both, either = (masks[0] & masks[1]).sum((1, 2)), (masks[0] | masks[1]).sum((1, 2))
+    assert (both / either).min() > 0.8 and (both / either).mean() > 0.9
+    wide = masks[0].any(1).sum(1).maximum(masks[0].any(2).sum(1))
+    assert (wide / SEEN - 1 / CROP).abs().max() < 0.06
+    off = (crops[0] - crops[1]).abs().mean(1)
+    assert float(off[masks[0] & masks[1]].mean()) < 0.1
+
+
+def test_where_nothing_was_found_the_crop_is_grey():
+    poses = torch.tensor([[0.5, 0.5, 0.5, 0, 0, 0], [torch.nan] * 6])
+    crops = cropped(torch.rand(2, 3, 64, 64), poses)
+    assert (crops[1] == 0.5).all() and not (crops[0] == 0.5).all()
+
+
 def test_votes_give_the_thing_even_where_most_of_it_is_outside_the_frame():
-    maps = ballot(64, (-0.05, 0.4, 0.6, -30.0, (0, 0.2, 0.2, 0.6)))
-    torch.testing.assert_close(locate(maps, 1), torch.tensor([[-0.05, 0.4, 0.6, -30.0]]), atol=1e-4, rtol=1e-4)
+    maps = ballot(64, (-0.05, 0.4, 0.6, -170.0, 0.3, -0.2, (0, 0.2, 0.2, 0.6)))
+    close(locate(maps, 1), [-0.05, 0.4, 0.6, -170.0, 0.3, -0.2])
 
 
 def test_votes_of_several_things_part_from_left_to_right_however_much_of_each_is_seen():
-    things = [(0.7, 0.5, 0.4, 5.0, (0.5, 0.3, 0.9, 0.7)), (0.3, 0.5, 0.4, -5.0, (0.2, 0.4, 0.4, 0.5)),
-              (0.5, 0.2, 0.4, 0.0, (0.45, 0.05, 0.55, 0.25))]  # fmt: skip
-    expected = torch.tensor([thing[:4] for thing in sorted(things)])
-    torch.testing.assert_close(locate(ballot(64, *things), 3), expected, atol=1e-4, rtol=1e-4)
+    things = [(0.7, 0.5, 0.4, 5.0, 0.0, 0.0, (0.5, 0.3, 0.9, 0.7)),
+              (0.3, 0.5, 0.4, -5.0, 0.1, 0.0, (0.2, 0.4, 0.4, 0.5)),
+              (0.5, 0.2, 0.4, 0.0, 0.0, 0.2, (0.45, 0.05, 0.55, 0.25))]  # fmt: skip
+    close(locate(ballot(64, *things), 3), *(list(thing[:6]) for thing in sorted(things)))
 
 
 def test_a_vote_that_goes_astray_moves_nothing():
-    maps = ballot(64, (0.5, 0.5, 0.5, 0.0, (0.3, 0.3, 0.7, 0.7)))
+    maps = ballot(64, (0.5, 0.5, 0.5, 0.0, 0.0, 0.0, (0.3, 0.3, 0.7, 0.7)))
     maps[1, 20, 20:23] = 3.0
-    torch.testing.assert_close(locate(maps, 1), torch.tensor([[0.5, 0.5, 0.5, 0.0]]), atol=1e-4, rtol=1e-4)
+    close(locate(maps, 1), [0.5, 0.5, 0.5, 0.0, 0.0, 0.0])
 
 
-def test_nothing_seen_has_no_place():
-    assert locate(ballot(64), 2).isnan().all() and locate(ballot(64), 2).shape == (2, 4)
+def test_nothing_seen_has_no_place_and_no_colour():
+    assert locate(ballot(64), 2).isnan().all() and locate(ballot(64), 2).shape == (2, 6)
+    assert reading_of(ballot(64)).colour.isnan().all() and reading_of(ballot(64)).phase.isnan().all()
 
 
 def test_a_thing_counted_twice_stays_where_it_is():
-    found = locate(ballot(64, (0.4, 0.6, 0.5, 10.0, (0.2, 0.4, 0.6, 0.8))), 2)
-    torch.testing.assert_close(found, torch.tensor([[0.4, 0.6, 0.5, 10.0]] * 2), atol=1e-4, rtol=1e-4)
+    thing = [0.4, 0.6, 0.5, 10.0, 0.0, 0.0]
+    close(locate(ballot(64, (*thing, (0.2, 0.4, 0.6, 0.8))), 2), thing, thing)
+
+
+def test_the_colour_is_that_of_the_pixels_that_show_a_thing_and_has_a_hue():
+    reading = reading_of(ballot(64, (0.5, 0.5, 0.5, 0.0, 0.0, 0.0, (0.3, 0.3, 0.7, 0.7))))
+    close(reading.colour, [0.8, 0.2, 0.1])
+    colours = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0.5, 0], [0.2, 0.2, 1]])
+    close(hue(colours), 0.0, 60.0, 120.0, 240.0)
+
+
+def test_places_that_are_asked_about_are_read_off_crops_of_their_own(folder):
+    judge = Judge.load(folder, "cpu")
+    frames = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    poses = torch.rand(3, 2, 6, generator=torch.Generator().manual_seed(4)) * torch.tensor([1, 1, 0.5, 90, 0.2, 0.2])
+    poses[2, 1] = torch.nan
+    read, plain = judge.read(frames, poses), judge.read(frames)
+    assert plain.told is None and read.names == plain.names
+    for f, k in np.ndindex(3, 2):
+        logits = judge.reader(beside(frames[f : f + 1], cropped(frames[f : f + 1], poses[f, k : k + 1]))).logits[0]
+        for question, said in (("object", read.told.object), ("colour", read.told.colour)):
+            assert said[f][k] == judge.answers[question][logits[judge.columns[question]].argmax()]
+    assert read.things.shape == (3, 2, 6) and read.things.isnan().all(2).sum(1).tolist() == [0, 0, 1]
+    poses[0] = torch.nan
+    assert judge.read(frames, poses).things.isnan().all(2).sum(1).tolist() == [2, 0, 1]
+
+
+def test_what_is_found_is_looked_at_again_where_the_reader_has_put_it(folder, monkeypatch):
+    frames = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    judge = Judge.load(folder, "cpu")
+    with torch.no_grad():
+        judge.reader.classifier[1].weight[judge.off] = 0
+        judge.reader.classifier[1].bias[judge.off] = torch.tensor([0.2, 0.0, 0.1, 0.0, 0.0, 0.0])
+    monkeypatch.setattr(reading, "locate", lambda maps, count: torch.tensor([[0.5, 0.4, 0.5, 20.0, 0.0, 0.1]]))
+    looks = []
+    for times in (1, 2, 3):
+        monkeypatch.setattr(reading, "LOOKED", times)
+        looks.append(judge.read(frames).things)
+    off = judge.reader.classifier[1].bias[judge.off].detach().half().float()
+    for before, after in zip(looks, looks[1:], strict=False):
+        torch.testing.assert_close(moved(before, off.expand_as(before)), after, atol=1e-3, rtol=1e-3)
+        assert (before - after)[..., :2].abs().max() > 0.05
+
+
+def test_what_crops_are_off_takes_them_where_they_belong():
+    generator = torch.Generator().manual_seed(6)
+    scale, middle = torch.tensor([1, 1, 0.4, 300, 0.6, 0.6]), torch.tensor([0.5, 0.5, -0.7, 0.5, 0.5, 0.5])
+    one, two = ((torch.rand(40, 6, generator=generator) - middle.abs()) * scale for _ in range(2))
+    one[:, 2], two[:, 2] = one[:, 2].abs() + 0.2, two[:, 2].abs() + 0.2
+    close(moved(one, apart(one, two)), *two.tolist())
+    assert apart(one, one).abs().max() < 1e-4
+    across = apart(torch.tensor([0.5, 0.5, 0.5, 90.0, 0, 0]), torch.tensor([0.5, 0.5 + CROP / 4, 0.5, 90.0, 0, 0]))
+    close(across, *[1.0, 0, 0, 0, 0, 0])  # half a crop down the frame is ahead of a thing that is turned downwards
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no finder", "no weights", "half the weights", "other weights"])
@@ -112,6 +229,16 @@ def test_a_judge_that_is_missing_or_broken_is_refused_in_one_line(folder, tmp_pa
     with pytest.raises(InputError) as error:
         Judge.load(broken, "cpu")
     assert str(broken) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_judge_with_other_votes_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no judge"):
+        Judge.load(stored(tmp_path, votes=VOTES[:5]), "cpu")
+
+
+def test_a_judge_that_cannot_say_what_its_crop_is_off_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no judge"):
+        Judge.load(stored(tmp_path, labels=LABELS), "cpu")
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 4, 64, 64), (0, 3, 64, 64)])

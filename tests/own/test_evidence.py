@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from own import evidence
-from own.evidence import FILE, claims, seam, table
+from own.evidence import claims, page, seam
 from publish.marks import read_marked
 from studies.settings import load_params
 from tests.workspace import ROOT
@@ -59,4 +59,4 @@ def test_a_seam_is_seen_where_windows_change():
 
 
 def test_the_page_says_what_the_committed_rows_do():
-    assert read_marked(ROOT / "docs/own-clips.md", "evidence") == table(claims(pd.read_csv(FILE)))
+    assert read_marked(ROOT / "docs/own-clips.md", "evidence") == page()

@@ -150,8 +150,11 @@ def test_a_shown_verdict_is_an_svg_too_of_the_same_bytes_each_time_and_none_wher
 
 
 def test_a_course_has_a_panel_per_measure_and_its_band_is_the_interval():
-    panels = {"motion": {0: (0.2, 0.1, 0.3), 120: (0.5, 0.4, 0.6), 480: (0.7, 0.6, 0.8)}, "success": {0: (1, 1, 1)}}
+    seen = {0: (0.2, 0.1, 0.3), 120: (0.5, 0.4, 0.6), 480: (0.7, 0.6, 0.8)}
+    panels = {"motion": {"seen": seen, "unseen": {at: (0, 0, 0) for at in seen}}, "success": {"": {0: (1, 1, 1)}}}
     first, second = figures.course(panels, "title", "steps").axes
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["seen", "unseen"]
+    assert first.lines[1].get_ydata().tolist() == [0, 0, 0] and second.get_legend() is None
     assert [label.get_text() for label in first.get_xticklabels()] == ["0", "120", "480"]
     assert first.lines[0].get_ydata().tolist() == [0.2, 0.5, 0.7] and second.get_title(loc="left") == "success"
 

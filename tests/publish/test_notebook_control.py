@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[2]
 JUDGE = ROOT / "models/miniature/judge"
 KINDS = ("edges", *FROM_TRUTH)
 CLIPS = {
-    "bus-weaving": "a cartoon of a bus weaving in the desert",
-    "duck-turning": "a cartoon of a bus turning in space",
-    "fox-running": "a cartoon of a fox running in the snow",
+    "pig-running": "a cartoon of a scooter driving in the forest",
+    "crocodile-swaying": "a pencil drawing of a turtle swaying on the grass",
+    "person-walking": "a 3d render of a rabbit running in the snow",
 }
 
 
@@ -76,7 +76,7 @@ def test_wide_frames_have_no_truth_and_what_needs_a_judge_stays_open(project, se
     files, rows = run()
     assert run()[0] == files  # the same bytes
     assert figures(files) == {"lost.png", "one.jpg", "one-other.jpg", "two.jpg", "two-other.jpg"}
-    assert set(rows) == {"other_edges_centre_error", "other_edges_mask_overlap", "own_edges_edit_success"}
+    assert set(rows) == {"other_edges_centre", "other_edges_overlap", "own_edges"}
     assert all(row["verdict"] == "undecided" and row["value"] is None for row in rows.values())
     scores = pd.read_csv(project / "results/notebooks/06_control/scores.csv")
     assert scores.groupby("method").size().to_dict() == {"Tune-A-Video": 3, "edges": 3}
@@ -96,7 +96,7 @@ def test_depth_and_openpose_of_real_footage_are_shown_and_their_claims_stay_open
     files, rows = run()
     assert {"lost.png", "one.jpg", "one-other.jpg", "two.jpg", "two-other.jpg"} == figures(files)
     assert len(rows) == 6 and {row["verdict"] for row in rows.values()} == {"undecided"}
-    assert "another clip's depth maps" in rows["other_depth_centre_error"]["claim"]
+    assert "another clip's depth maps" in rows["other_depth_centre"]["claim"]
     assert told("`score.judge` names no judge") and told("is left to the eye there")
 
 
@@ -149,12 +149,12 @@ def test_clips_that_go_where_the_condition_does_follow_it(project, set_params):
             write(f"control/{kind}/own/{name}/object", sources[name])
             write(f"control/{kind}/other/{name}/object", sources[following])
     files, rows = run()
-    assert {"other.png", "own.png", "lost.png", "fox-running.jpg", "fox-running-other.jpg"} <= figures(files)
+    assert {"other.png", "own.png", "lost.png", "person-walking.jpg", "person-walking-other.jpg"} <= figures(files)
     assert len(rows) == 9
     for kind in KINDS:
-        assert rows[f"other_{kind}_centre_error"]["interval"][0] > 0  # of three clips nine claims are not decided
-        assert rows[f"other_{kind}_mask_overlap"]["interval"][0] > 0
-        assert rows[f"own_{kind}_edit_success"]["value"] == 0  # nothing is lost where nothing is changed
+        assert rows[f"other_{kind}_centre"]["interval"][0] > 0  # of three clips nine claims are not decided
+        assert rows[f"other_{kind}_overlap"]["interval"][0] > 0
+        assert rows[f"own_{kind}"]["value"] == 0  # nothing is lost where nothing is changed
     paths = pd.read_csv(project / "results/notebooks/06_control/paths.csv")
     led = paths[(paths.whose == "other") & (paths.method != "none")]
-    assert len(paths) == 24 and led["centre error"].max() < 3 and led["mask overlap"].min() > 0.75
+    assert len(paths) == 24 and led["centre error"].max() < 3 and led["mask overlap"].min() > 0.7

@@ -22,7 +22,6 @@ OUT = Path("results/notebooks/07_cost")
 def measured(workplace, set_params, monkeypatch):
     """results/cost of a machine on which ST-Attn grows as m and full attention as m², with a little noise."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    set_params({"margins.linear_growth": 1.25, "margins.quadratic_growth": 1.6})
     folder = workplace / "results/cost"
     folder.mkdir(parents=True)
     names = ["loading the model", "reading", "encoding", "tuning step", "inversion step", "sampling step", "decoding"]

@@ -5,16 +5,15 @@ import shutil
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from ruamel.yaml import YAML
 
 from publish.notebook import run_notebook
 from tav.clip import read_frames, write_frames
 from tests.tiny_clip import save_clip
+from tests.tiny_truth import save_truth
 
 pytestmark = pytest.mark.usefixtures("cells_run_here")
 
@@ -24,8 +23,8 @@ CENTRES = {
     "apart": [[0.25, 0.75]] * 4,
     "crossing": [[0.25, 0.75], [0.4, 0.6], [0.5, 0.5], [0.6, 0.4]],
 }
-CLAIMS = {f"{error}_error_{of}" for error in ("count", "identity") for of in ("number", "occlusion", "edges", "mask")}
-CLAIMS |= {"motion_edges", "motion_mask", "count_error_tuned", "identity_error_tuned", "motion_tuned"}
+CLAIMS = {f"{what}_{of}" for what in ("recall", "swaps") for of in ("number", "occlusion", "tuned", "edges", "mask")}
+CLAIMS |= {"motion_tuned"}
 
 
 @pytest.fixture
@@ -36,13 +35,11 @@ def project(workplace, set_params, monkeypatch):
     objects = {
         name: {
             "source": {"path": f"{name}.mp4", "start": 0, "stride": 1},
-            "caption": f"a cartoon of {'a fox' if name == 'one' else 'two foxes'} crossing in the snow",
-            "edits": {
-                "object": "a cartoon of two cars crossing in the snow",
-                "place": "a cartoon of two foxes at sunset",
-            },
+            "caption": f"a cartoon of {what} crossing in the snow",
+            "edits": {"object": f"a cartoon of {new} in the snow", "place": f"a cartoon of {what} at sunset"},
         }
         for name in CENTRES
+        for what, new in [("a dog", "a car") if name == "one" else ("a dog and a cat", "a car and a cat")]
     }
     YAML(typ="safe").dump({"clips": objects}, Path("several.yaml"))
     control = {"edges": "control", "mask": "control"}
@@ -59,19 +56,6 @@ def project(workplace, set_params, monkeypatch):
     Path("dvc.yaml").write_text("stages: {}\n")
     shutil.copytree(ROOT / "notebooks", "notebooks")
     return workplace
-
-
-def save_truth(name, centres, tile=32):
-    sheet = np.zeros((len(centres[0]), tile, len(centres), tile), np.uint8)
-    for f, xs in enumerate(centres):
-        for k, x in enumerate(xs):
-            columns = slice(round(x * tile) - 4, round(x * tile) + 4)
-            sheet[:, 8:16, f, columns] = 0
-            sheet[k, 8:16, f, columns] = 255
-    Image.fromarray(sheet.reshape(-1, len(centres) * tile)).save(f"{name}.masks.png")
-    truth = {"object": "fox", "style": "cartoon", "place": "snow", "count": len(centres[0])}
-    truth["frames"] = [[[x, 0.375, 0.25, 0.0] for x in xs] for xs in centres]
-    Path(f"{name}.json").write_text(json.dumps(truth))
 
 
 def run():
@@ -99,10 +83,10 @@ def test_every_condition_is_held_against_none_and_the_source_shows_the_judges_ow
     facts = scores.groupby("clip")[["things", "hidden"]].first()
     assert facts["things"].to_dict() == {"one": 1, "apart": 2, "crossing": 2}
     assert facts["hidden"]["apart"] == 0 < 0.05 < facts["hidden"]["crossing"]
-    assert scores[["count error", "identity error"]].notna().all(axis=None)
+    assert scores["recall"].notna().all() and scores[scores["things"] > 1]["swaps"].notna().all()
     assert set(rows) == CLAIMS
-    assert rows["count_error_occlusion"]["verdict"] == "undecided"  # a slope through two clips has no interval
-    for same in (rows["count_error_mask"], rows["identity_error_mask"]):  # the same edits again: no gain, no evidence
+    assert rows["recall_occlusion"]["verdict"] == "undecided"  # a slope through two clips has no interval
+    for same in (rows["recall_mask"], rows["swaps_mask"]):  # the same edits again: no gain, no evidence
         assert same["interval"] == [0, 0] and same["verdict"] == "undecided"
     figures = {file.name for file in (out / "figures").iterdir()}
     assert figures == {
@@ -120,7 +104,7 @@ def test_without_a_judge_every_claim_stays_open_and_the_clips_are_shown(project)
     out, rows = run()
     assert set(rows) == CLAIMS and {row["verdict"] for row in rows.values()} == {"undecided"}
     assert {"one.jpg", "apart.jpg", "crossing.jpg"} <= {file.name for file in (out / "figures").iterdir()}
-    assert told(out, "`score.judge` names no judge") and told(out, "Errors of identity need both")
+    assert told(out, "`score.judge` names no judge") and told(out, "Recall and swaps need both")
 
 
 def test_clips_of_ones_own_need_no_truth_and_no_mask(project):
@@ -156,6 +140,6 @@ def test_clips_of_ones_own_are_shown_under_depth_and_openpose(project, set_param
         for kind, found in (("depth", "edges"), ("openpose", "mask")):
             shutil.move(f"results/objects/{name}/{found}", f"results/objects/{name}/{kind}")
     out, rows = run()
-    assert {row["verdict"] for row in rows.values()} == {"undecided"} and "motion_openpose" in rows
+    assert {row["verdict"] for row in rows.values()} == {"undecided"} and "swaps_openpose" in rows
     methods = set(pd.read_csv(out / "scores.csv")["method"])
     assert methods == {"no condition", "depth", "openpose", "the source clip itself"}

@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 
 from measures.evidence import Interval, decide, settled
+from measures.protocol import claims, sections
+from peers import PEERS
 from publish import readme
 from publish.findings import NAMED, PAPERS, standing
 from publish.readme import counts, every_claim, findings, of_paper, outdated, write_readme
+from studies.settings import load_params
 from tav.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +22,11 @@ ROWS = [
     {"section": section, "name": name, **row}
     for section, name, row in (
         ("01_method", "causal", decide("No later frame is seen", "Frames", 0, at_most=0)),
-        ("02_results", "edit_success", decide("Edits follow", "Gain", Interval(2.0, 1.0, 3.0), at_least=0, unit="dB")),
+        (
+            "02_results",
+            "edited_in_motion",
+            decide("Edits follow", "Gain", Interval(2.0, 1.0, 3.0), at_least=0, unit="dB"),
+        ),
         ("02_results", "loss", decide("Nothing is lost", "Loss", 3.0, at_most=1)),
         ("02_results", "motion", decide("Edits move", "The path", None)),
     )
@@ -34,7 +41,7 @@ SCORES = pd.DataFrame(
             ("the source clip itself", 0.9, 99.0),
         )
     ],
-    columns=["method", "clip", "edit", "edit success", "frame consistency"],
+    columns=["method", "clip", "edit", "edited in motion", "frame consistency"],
 )  # fmt: skip
 
 
@@ -64,6 +71,12 @@ def test_the_generated_parts_are_written_and_the_rest_stays(pages):
     assert Path("README.md").read_text() == text
 
 
+def test_where_no_benchmark_is_committed_nothing_is_said_of_the_methods_place(pages):
+    readme.SCORES.unlink()
+    write_readme(None)
+    assert "ranks" not in Path("README.md").read_text() and outdated() == []
+
+
 def test_a_page_without_marks_is_refused(pages):
     Path("README.md").write_text("no marks")
     with pytest.raises(InputError, match="findings"):
@@ -73,7 +86,7 @@ def test_a_page_without_marks_is_refused(pages):
 def test_findings_count_verdicts_and_quote_named_claims_with_theirs():
     assert findings(ROWS, SCORES) == (
         "- Of 3 claims, 1 hold, 1 fail, 1 are undecided. Of 1 checks of the method's code, 1 hold.\n"
-        "- Among 3 methods, by means over 2 edits of 2 clips, Tune-A-Video ranks 2nd by edit success, "
+        "- Among 3 methods, by means over 2 edits of 2 clips, Tune-A-Video ranks 2nd by edited in motion, "
         "2nd by frame consistency.\n"
         "- Edits follow: **holds** (gain: 2 dB [1, 3]; expected: at least 0 dB).\n"
     )
@@ -94,10 +107,7 @@ def test_every_claim_stands_with_its_value_interval_and_verdict():
 
 def test_an_undecided_claim_says_how_many_clips_would_decide_it_and_small_effects_from_where_they_matter():
     row = decide("ST-Attn helps", "Gain", Interval(0.5, -0.5, 1.5, 41), at_least=0, smallest=0.05)
-    rows = [
-        {"section": "03_ablation", "name": "own_frame_attention"}
-        | settled({"own_frame_attention": row})["own_frame_attention"]
-    ]
+    rows = [{"section": "03_ablation", "name": "st_attn"} | settled({"st_attn": row})["st_attn"]]
     assert "at least 0, 0.05 to matter | 42 | 0.32 | **undecided** (n of about 170 would decide) |" in every_claim(rows)
     assert "n of about 170 would decide it" in findings(rows, SCORES)
     assert "| ST-Attn helps | Gain: 0.5 [-0.5, 1.5] | **undecided** |" in of_paper(rows)
@@ -108,9 +118,10 @@ def test_the_repositorys_pages_say_what_its_reports_and_benchmarks_say(monkeypat
     assert outdated() == []
 
 
-def test_the_claims_that_the_readme_names_are_there():
-    claims = json.loads((ROOT / readme.CLAIMS).read_text())
-    assert {*NAMED, *PAPERS} <= {(row["section"], row["name"]) for row in claims}
+def test_the_claims_that_the_readme_names_are_asked_for():
+    peers, kinds = [peer.name for peer in PEERS.values()], load_params(ROOT / "params.yaml").control
+    asked = {(section, name) for section in sections() for name in claims(section, peers, kinds)}
+    assert {*NAMED, *PAPERS} <= asked
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

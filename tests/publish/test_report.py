@@ -96,7 +96,7 @@ def test_the_player_has_every_method_of_an_edit_with_what_was_measured_of_it(pro
 
 def test_what_was_found_stands_before_everything_else(project):
     Path("results/notebooks/02_results/metrics.json").unlink()
-    write_metrics("results/notebooks/02_results/metrics.json", {"edit_success": ROWS["gain"]} | ROWS)
+    write_metrics("results/notebooks/02_results/metrics.json", {"edited_in_motion": ROWS["gain"]} | ROWS)
     page = build()
     assert page.index("Of 4 claims, 2 hold, 1 fail, 1 are undecided.") < page.index('id="side-by-side"')
     found = page[page.index('id="findings"') : page.index('id="side-by-side"')]
@@ -131,7 +131,7 @@ def test_model_settings_seed_and_versions_are_named(project):
 
 def test_the_measured_quality_is_shown_where_there_is_one(project):
     Path("miniature/reports").mkdir(parents=True)
-    Path("miniature/reports/quality.json").write_text(json.dumps({"vae": {"psnr": 27.125}}))
+    Path("miniature/reports/gates.json").write_text(json.dumps({"vae": {"psnr": 27.125}}))
     page = build()
     assert "Measured quality" in page and "vae.psnr" in page and "27.1" in page
 

@@ -51,9 +51,11 @@ def test_pages_that_agree_pass_and_each_that_does_not_is_named(reports):
 def test_scores_are_compared_as_means_of_the_clips_that_both_have(reports, monkeypatch):
     monkeypatch.setattr(verify, "MADE_AGAIN", {"scores": "04"})
     again, kept, here = Path("results/04/scores.csv"), Path("kept/scores.csv"), (Path("results"), Path("kept"))
-    assert verify.check_scores(None, *here) == [f"{again} is not here", f"{kept} is not here"]
-    again.parent.mkdir(parents=True)
+    assert verify.check_scores(None, *here) == []  # nothing is committed of this part
     kept.parent.mkdir()
+    kept.touch()
+    assert verify.check_scores(None, *here) == [f"{again} is not here"]
+    again.parent.mkdir(parents=True)
     rows = pd.DataFrame({"method": "SDEdit", "clip": ["a", "b"], "edit": "object", "frame consistency": [90.0, 92.0]})
     other = pd.DataFrame({"method": ["SDEdit"], "clip": "c", "edit": "object", "frame consistency": 10.0})
     rows.to_csv(again, index=False)
@@ -84,3 +86,7 @@ def test_a_check_is_a_line_and_one_that_fails_is_bad_input(reports, monkeypatch,
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "FAIL dvc.lock is of these settings, sources and inputs: stale: edit" and len(lines) == 4
     assert lines[3] == "ok   README, docs, report and claims agree"
+    monkeypatch.setattr(verify, "KEPT", Path("empty"))
+    with pytest.raises(InputError, match="1 of 2 checks failed"):
+        verify.verify(params)
+    assert "none no scores of the whole list of clips are committed" in capsys.readouterr().out

@@ -1,12 +1,9 @@
 """Clips sampled under controls: whose condition is shown to whom, and what is drawn of it."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from studies.control import control_clips
 from studies.method import Method
@@ -16,20 +13,16 @@ from tav import load_tuned
 from tav.clip import read_frames
 from tav.control import load_control, sample_controlled
 from tav.errors import InputError
-from tests import tiny
 from tests.measures.test_conditions import save_depth_model
 from tests.tav.test_control import FRAMES, make
+from tests.tiny_truth import save_truth
 
 
 @pytest.fixture
 def tuned(workplace, set_params):
     """Two tuned clips, of which `known` has its truth beside it, and a control of each kind."""
     Path("known.mp4").write_bytes(Path("square.mp4").read_bytes())
-    things = [[[(10 + 3 * index) / 32, 14 / 32, 12 / 32, 0.0]] for index in range(6)]
-    names = {"object": "square", "style": "flat", "place": "grey", "count": 1}
-    Path("known.json").write_text(json.dumps(names | {"frames": things}))
-    sheet = np.concatenate((tiny.moving_square(6)[:, 0] > 0).numpy(), axis=1) * np.uint8(255)
-    Image.fromarray(sheet).save("known.masks.png")
+    save_truth("known", [[(10 + 3 * index) / 32] for index in range(6)])
     params = load_params()
     clip = params.clips["square"].model_dump(mode="json")
     known = clip | {"source": clip["source"] | {"path": "known.mp4"}, "edits": {"place": "a square in the sea"}}

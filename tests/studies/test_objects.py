@@ -1,25 +1,20 @@
 """Clips of several things: edited as any clip is, and under the conditions that can be drawn of them."""
 
-import json
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel
-from PIL import Image
 from ruamel.yaml import YAML
 
-from measures.clips import Source
-from measures.judge import Judge
-from measures.truth import count_error, crowd
+from measures.tables import CAPTION
 from studies.__main__ import main
+from studies.objects import told
 from studies.settings import load_params
-from tav.clip import read_clip, read_frames
+from tav.clip import read_frames
 from tests import tiny
+from tests.tiny_truth import save_truth
 
-ROOT = Path(__file__).parents[2]
 RESULTS = Path("results/objects/pair")
 
 
@@ -31,21 +26,6 @@ def project(workplace, set_params):
     YAML(typ="safe").dump({"clips": {"pair": pair}}, Path("several.yaml"))
     set_params({"objects": "several.yaml", "control": {"edges": "control", "mask": "control"}})
     return workplace
-
-
-def save_truth(things, tile=32):
-    """The truth beside pair.mp4: per frame the centres x of its things, squares of a fourth of the side."""
-    sheet, side = np.zeros((len(things[0]), tile, len(things), tile), np.uint8), tile // 4
-    for f, centres in enumerate(things):
-        for k, x in enumerate(centres):
-            columns = slice(round(x * tile) - side // 2, round(x * tile) + side // 2)
-            sheet[:, 8 : 8 + side, f, columns] = 0
-            sheet[k, 8 : 8 + side, f, columns] = 255
-    Image.fromarray(sheet.reshape(-1, len(things) * tile)).save("pair.masks.png")
-    frames = [[[x, 0.375, 0.25, 0.0] for x in centres] for centres in things]
-    names = {"object": "fox", "style": "3d", "place": "snow", "count": len(things[0])}
-    Path("pair.json").write_text(json.dumps(names | {"frames": frames}))
-    return Source(path="pair.mp4", start=0, stride=1)
 
 
 def test_a_clip_is_edited_here_as_by_the_stages_of_a_clip(project):
@@ -73,9 +53,7 @@ def test_only_edges_can_be_drawn_of_a_clip_without_truth(project):
 
 
 def test_with_truth_a_clip_has_every_kind(project, set_params):
-    save_truth([[0.25, 0.75]] * 6)
-    for end in (".json", ".masks.png"):
-        Path(f"pair{end}").rename(f"square{end}")
+    save_truth("square", [[0.25, 0.75]] * 6)
     assert main(["objects"]) == 0
     assert sorted(path.name for path in RESULTS.iterdir()) == ["edges", "edit", "mask", "source", "untuned"]
 
@@ -85,26 +63,7 @@ def test_a_run_without_such_clips_leaves_an_empty_result(workplace):
     assert not list(Path("results/objects").iterdir())
 
 
-def test_things_are_hidden_by_what_passes_over_them(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert crowd(Source(path="pair.mp4", start=0, stride=1)) == {}
-    assert crowd(save_truth([[0.25, 0.75], [0.75, 0.25]])) == {"things": 2, "hidden": 0}
-    # of two frames the second hides half of one of two things: an eighth of all
-    assert crowd(save_truth([[0.25, 0.75], [0.5, 0.625]])) == {"things": 2, "hidden": pytest.approx(1 / 8)}
-    assert crowd(save_truth([[0.25, 0.5, 0.75], [0.5, 0.5, 0.5]])) == {"things": 3, "hidden": pytest.approx(2 / 6)}
-
-
-def test_the_miniature_clips_cross_or_stay_apart_as_their_list_says():
-    for name, facts in YAML(typ="safe").load(ROOT / "data/objects.yaml")["about"].items():
-        found = crowd(Source(path=str(ROOT / f"data/clips/{name}.mp4"), start=0, stride=2))
-        assert found["things"] == facts["count"]
-        assert (found["hidden"] > 0.1) if facts["overlap"] == "crossing" else (found["hidden"] < 0.02)
-
-
-def test_the_count_is_wrong_by_the_things_too_many_or_too_few():
-    judge, clip = Judge.load(ROOT / "models/miniature/judge", "cpu"), ROOT / "data/clips/two-penguins-running.mp4"
-    frames = (read_clip(clip, 8, 64) + 1) / 2
-    assert count_error(judge, frames, "a line drawing of two penguins in the snow") == 0
-    assert count_error(judge, frames, "a line drawing of a penguin in the snow") == 1
-    assert math.isnan(count_error(judge, frames, "two strangers somewhere"))
-    assert math.isnan(count_error(None, frames, "a line drawing of two penguins in the snow"))
+def test_a_clips_caption_can_be_scored_as_an_edit(workplace):
+    params = load_params()
+    for name, entry in told(params).clips.items():
+        assert entry.edits == params.clips[name].edits | {CAPTION: entry.caption}

@@ -43,7 +43,7 @@ def test_an_overlay_names_only_what_it_changes(folder, name):
     under = YAML(typ="safe").load(compose(overlay.pop("over", "miniature")))
     for section, values in overlay.items():
         assert values != under[section], section
-        if section in ("clip", "tune", "memory", "invert", "edit", "score", "margins", "benchmark", "conditions"):
+        if section in ("clip", "tune", "memory", "invert", "edit", "score", "benchmark", "conditions"):
             assert not [key for key, value in values.items() if under[section][key] == value], section
 
 

@@ -1,0 +1,31 @@
+"""The training loop: a run in sittings is the run in one."""
+
+import torch
+
+from miniature import fit
+
+SETTINGS = {"pictures": 28, "batch": 4, "learning_rate": 0.02, "warmup": 2, "average": 0.9, "seed": 7, "save_every": 2}
+
+
+def model() -> torch.nn.Module:
+    torch.manual_seed(1)
+    into, out = (torch.nn.Conv2d(channels, 8, 3, padding=1) for channels in (3, 8))
+    return torch.nn.Sequential(into, torch.nn.SiLU(), out)
+
+
+def loss(model, rng, generator):
+    numbers = torch.from_numpy(rng.normal(size=(4, 3, 6, 6))).float()
+    noise = torch.randn(numbers.shape, generator=generator)
+    return (model(numbers + 0.1 * noise) - numbers.repeat(1, 3, 1, 1)[:, :8]).square().mean()
+
+
+def test_a_run_in_sittings_has_the_bytes_of_one(tmp_path, monkeypatch):
+    def run(folder, limits):
+        monkeypatch.setattr(fit, "STATE", tmp_path / folder)
+        for limit in limits:
+            trained = fit.fit("small", model(), loss, SETTINGS, limit)
+        return trained.state_dict(), fit.progress("small", SETTINGS)["pictures"]
+
+    (whole, seen), (sittings, same) = run("whole", [float("inf")]), run("sittings", [-1.0] * 3 + [float("inf")])
+    assert all(torch.equal(whole[name], sittings[name]) for name in whole)
+    assert not torch.equal(whole["0.weight"], model()[0].weight) and seen == same == 28

@@ -1,3 +1,0 @@
-from world.cli import main
-
-main()
