@@ -54,7 +54,7 @@ def test_weights_and_noise_are_saved_to_travel(clip):
     assert attempted("--edit", FIRST, "--save", "kept") == 0
     pipe, noise, settings = load_bundle("kept")
     pipe.set_progress_bar_config(disable=True)
-    sampled = pipe(FIRST, noise, 2, guidance_scale=1.25, output_type="pt").frames[0]
+    sampled = pipe(FIRST, noise, 2, guidance_scale=load_params().edit.guidance_scale, output_type="pt").frames[0]
     (made,) = Path(".pieces/frames").glob("*")
     assert (sampled - read_frames(made)).abs().max() < 0.003  # 8 bits
     assert settings["caption"] == "a square is moving"

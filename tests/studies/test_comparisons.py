@@ -120,9 +120,10 @@ def test_a_new_prompt_is_sampled_and_nothing_else(full_method, set_params):
 
 def test_a_setting_that_is_put_back_makes_nothing(full_method, set_params):
     before = {path: path.stat().st_mtime_ns for path in Path(".pieces").rglob("*.safetensors")}
+    former = load_params().tune.learning_rate
     set_params({"tune.learning_rate": 0.5})
     assert main(["tune"]) == 0
-    set_params({"tune.learning_rate": 1e-3})
+    set_params({"tune.learning_rate": former})
     assert main(["tune"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before and count("weights") == 2
 
