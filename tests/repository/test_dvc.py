@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from tests.workspace import NOTEBOOKS, ROOT, Workspace
@@ -23,6 +24,12 @@ def workspace(tmp_path_factory):
 def first_run(workspace):
     """The stages of the first `dvc repro`, during which Python says what it imports."""
     return workspace.repro(PYTHONPROFILEIMPORTTIME="1"), workspace.output
+
+
+def test_dvc_sees_every_file_of_its_own_in_the_repository():
+    """What it does not see it takes away: `dvc checkout` removes data that no file of its own asks for."""
+    listed = subprocess.run(["git", "ls-files", "*.dvc"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {*listed.stdout.split()} - {".dvc"} <= {stage.addressing for stage in Repo(ROOT).index.stages}
 
 
 def test_one_command_runs_every_stage(workspace, first_run):
