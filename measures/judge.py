@@ -24,6 +24,7 @@ OFF = [
 ]  # labels of the reader that are numbers
 LOOKS = ("object", "colour")  # the questions that tell several things apart
 LOOKED = 3  # times that the reader looks at what was found, each time where the last has put it
+SURE = 0.7  # how likely the likeliest object has to be for it to be named
 AT_ONCE = 64  # pictures through the networks
 
 
@@ -153,7 +154,12 @@ class Judge:
         return Told(*([self._best(what, frame) for frame in logits] for what in LOOKS))
 
     def _best(self, question: str, logits: Tensor) -> list[str]:
-        return [self.answers[question][best] for best in logits[:, self.columns[question]].argmax(1).tolist()]
+        """The likeliest answers n to a question, by logits n labels; an object that is not likely enough is none."""
+        likely, best = logits[:, self.columns[question]].softmax(1).max(1)
+        names = [self.answers[question][answer] for answer in best.tolist()]
+        if question != "object":
+            return names
+        return [name if sure else NOTHING for name, sure in zip(names, (likely >= SURE).tolist(), strict=True)]
 
 
 def resize(pictures: Tensor, size: int | tuple[int, int]) -> Tensor:

@@ -56,11 +56,13 @@ from miniature.scenes import (
     PLACES,
     STYLES,
     WEARS,
+    Renderer,
     Scenes,
     atlas,
     blur,
     drawings,
     fronts,
+    grain,
     objects,
     objects_of,
     random_scenes,
@@ -73,6 +75,7 @@ FRESH = range(2000, 2016)  # of those it is measured on
 HIDDEN, SEEN = 0.15, 0.25  # of which less is seen is not recognised; of which as much is, is asked about
 EMPTY = 0.06  # share of crops that show a place where no thing is, if there is such a place
 BROKEN = 64  # one picture of so many is of each broken kind
+SMEARED, BETWEEN = 24, 12  # one of so many shows a thing that the UNet smears, and one that is between two objects
 SEED = 9191  # of the pictures it is measured on
 ASTRAY = 0.03, 0.03, 0.1, 8.0, 0.08, 0.06  # how far from the truth the reader's crops are, as a finder errs
 
@@ -166,11 +169,12 @@ class Truth:
 
 class Degrading:
     """Makes of drawn pictures what models make of them: a third by the UNet, one by the autoencoder, one not at all;
-    some are broken."""
+    some are broken, and some show a thing that nobody could name: a smear, or something between two objects."""
 
     def __init__(self, pool: Pool, folder: Path) -> None:
         """`folder` holds a pipeline's parts; without a UNet the autoencoder takes its third."""
         self.pool, self.unet, kept = pool, None, {"torch_dtype": torch.float32}
+        self.renderer = Renderer(pool.device, LAYOUTS)
         self.vae = AutoencoderKL.from_pretrained(folder / "vae", **kept).to(pool.device).eval()
         self.vae.to(memory_format=torch.channels_last)
         if (folder / "unet").exists():
@@ -179,26 +183,35 @@ class Degrading:
             self.states, self.row = Texts(folder, pool.device).table(pool.scenes.captions())
             self.signal = scheduler().alphas_cumprod.to(pool.device)
 
-    def all(self, seed: int) -> tuple[Tensor, Tensor]:
-        """Every picture of the pool, n 3 64 64 uint8, and which of them are broken, n."""
+    def all(self, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Every picture of the pool, n 3 64 64 uint8, and which of them are broken and unclear, n each."""
         parts = []
         for start in range(0, len(self.pool), AT_ONCE):
             chosen = np.arange(start, min(start + AT_ONCE, len(self.pool)))
             generator = torch.Generator(self.pool.device).manual_seed(seed * 1_000_003 + start)
-            pictures, broken = self.take(chosen, np.random.default_rng([seed, 6, start]), generator)
-            parts.append(((pictures * 255).round().byte(), broken))
+            pictures, *states = self.take(chosen, np.random.default_rng([seed, 6, start]), generator)
+            parts.append(((pictures * 255).round().byte(), *states))
         return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
     @torch.no_grad()
-    def take(self, chosen: np.ndarray, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The chosen pictures, n 3 64 64 in [0, 1], and which of them are broken beyond recognition, n."""
+    def take(
+        self, chosen: np.ndarray, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The chosen pictures, n 3 64 64 in [0, 1]; which of them are broken beyond recognition, n; and which show
+        something that cannot be named, n."""
         pictures, device = self.pool.take(chosen, generator), self.pool.device
         n, k = len(chosen), -(-len(chosen) // BROKEN)
         third, two, scale = n // 3, 2 * (n // 3), self.vae.config.scaling_factor
+        unclear = torch.zeros(n, dtype=torch.bool, device=device)
+        middle = 2 * k + n // SMEARED
+        smeared, between = slice(2 * k, middle), slice(middle, middle + n // BETWEEN)
 
         def random(count: int) -> Tensor:
             return torch.rand(count, generator=generator, device=device)
 
+        if self.unet:
+            unclear[smeared] = True
+            others, unclear[between] = self._others(chosen[between], generator)
         with autocast(device):
             latents = scale * self.vae.encode(pictures[:two] * 2 - 1).latent_dist.mode().float()
             noise = torch.randn(latents.shape, generator=generator, device=device)
@@ -206,8 +219,13 @@ class Degrading:
             if self.unet:
                 times = 190 + 260 * random(third)  # from noisier latents it may draw another thing than was there
                 times[:k] = 851 + 148 * random(third)[:k]
+                times[smeared] = 740 + 110 * random(third)[smeared]
+                times[between] = 300 + 300 * random(third)[between]
                 empty = random(third) < 0.5
-                empty[:k] = True
+                empty[:k] = empty[smeared] = empty[between] = True
+                share = 0.4 + 0.2 * random(third)[between, None, None, None]
+                others = scale * self.vae.encode(others * 2 - 1).latent_dist.mode().float()
+                latents[between] = share * latents[between] + (1 - share) * others
                 changed[:third] = self._foreseen(chosen[:third], latents[:third], noise[:third], times.long(), empty)
             changed[k : 2 * k] = noise[k : 2 * k]
             drawn = self.vae.decode(changed / scale).sample.float() / 2 + 0.5
@@ -217,7 +235,16 @@ class Degrading:
         broken = torch.zeros(n, dtype=torch.bool, device=device)
         broken[k : 2 * k] = broken[-2 * k :] = True
         broken[:k] = self.unet is not None
-        return pictures, broken
+        return pictures, broken, unclear
+
+    def _others(self, chosen: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The chosen pictures with the things of others of them in their things' places, n 3 64 64 in [0, 1], and in
+        which of them the first thing is another object, n."""
+        scenes = self.pool.scenes[chosen]
+        given = {what: np.roll(getattr(scenes, what), 1, 0) for what in ("drawing", "colour", "paint")}
+        clean = self.renderer(scenes.with_(**given)).pictures
+        differ = objects_of(given["drawing"][:, 0]) != objects_of(scenes.drawing[:, 0])
+        return (clean + grain(len(chosen), generator).to(clean)).clamp(0, 1), torch.from_numpy(differ).to(clean.device)
 
     def _foreseen(self, chosen: np.ndarray, latents: Tensor, noise: Tensor, times: Tensor, empty: Tensor) -> Tensor:
         """What the UNet takes the latents to be when they are noised to `times`; where `empty`, without a caption."""
@@ -268,8 +295,9 @@ class Pictures:
     def __init__(self, settings: dict, folder: Path, device: torch.device) -> None:
         def make(_) -> tuple[dict[str, Tensor], dict[str, str]]:
             pool = Pool(settings["pool"], settings["seed"], device, layouts=LAYOUTS, masks=True, draw=scenes)
-            pictures, broken = Degrading(pool, folder).all(settings["seed"])
-            known = {"pictures": pictures, "broken": broken, "visible": pool.visible} | vars(Truth(pool))
+            pictures, broken, unclear = Degrading(pool, folder).all(settings["seed"])
+            known = {"pictures": pictures, "broken": broken, "unclear": unclear, "visible": pool.visible}
+            known |= vars(Truth(pool))
             return {name: tensor.cpu().contiguous() for name, tensor in known.items()}, {}
 
         of = digest(folder, "vae", "unet")
@@ -280,11 +308,12 @@ class Pictures:
         """`count` pictures, half of them mirrored, n 3 64 64 in [0, 1]; `visible`, n MOST 64 64 in [0, 1], of which
         broken pictures have nothing; things and walks as in `Truth`; crops, n 3 96 96 in [0, 1], and answers,
         n questions, about what they show: any thing that is seen, else what shows most, a place without a thing, or,
-        of half of the broken pictures, nothing that was found; off, n 6, what the crops are off, see `apart`."""
+        of half of the broken pictures, nothing that was found; what is unclear is no object; off, n 6, what the crops
+        are off, see `apart`."""
         device = self.device
         at = torch.from_numpy(rng.integers(len(self.known["pictures"]), size=count)).to(device)
         batch = {name: known[at] for name, known in self.known.items()}
-        broken, pictures = batch.pop("broken"), batch.pop("pictures") / 255
+        broken, unclear, pictures = batch.pop("broken"), batch.pop("unclear"), batch.pop("pictures") / 255
         batch["visible"] = batch["visible"] / 255 * ~broken[:, None, None, None]
         turned = torch.arange(count) % 2 == 0
         for name, part in mirrored(pictures[turned], {name: part[turned] for name, part in batch.items()}).items():
@@ -306,7 +335,7 @@ class Pictures:
         true, poses = poses, torch.where(empty[:, None], elsewhere, poses + off)
         batch["off"] = apart(poses, true)
         poses[broken & (every % 4 < 2)] = torch.nan
-        said[broken | empty, 0] = len(objects())
+        said[broken | unclear | empty, 0] = len(objects())
         return batch | {"pictures": pictures, "crops": cropped(pictures, poses), "answers": said}
 
 

@@ -4,6 +4,7 @@ The list of the miniature has the 42 clips and 140 edits of the paper's protocol
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -19,16 +20,17 @@ from studies.ahead import make_ahead
 from studies.cluster import each
 from studies.code import digest_of_code
 from studies.digests import digest_of_files
+from studies.machine import process_count
 from studies.method import SAME_RESULT, Method
 from studies.peers import Peers
-from studies.results import reading
+from studies.results import reading, replacing
 from studies.scores import Scores
 from studies.settings import Params
 from tav.clip import read_frames
 
-KEPT = Path("reports/benchmark")
+KEPT, UNFINISHED, SETTINGS = Path("reports/benchmark"), Path("reports/benchmark.unfinished"), "settings.json"
 READ = ("model", "lora", "inflate", "clip", "tune", "invert", "edit", "score")  # sections that every part depends on
-PARTS = {  # by the name of its file: the section that names its methods, which is also what `benchmark.parts` asks for
+PARTS = {  # by the name of its file: the section that names its methods
     "scores": "peers",
     "ablation": "ablation",
     "full_ablation": "full_ablation",
@@ -37,16 +39,26 @@ PARTS = {  # by the name of its file: the section that names its methods, which 
     "reconstructions": "peers",
     "objects": "control",
 }
+FILES = {  # by what `benchmark.parts` asks for
+    "peers": ("scores", "reconstructions"),
+    "ablation": ("ablation",),
+    "full_ablation": ("full_ablation",),
+    "control": ("control", "paths"),
+    "objects": ("objects",),
+}
+AT_ONCE = 3  # clips for every process, before their scores are kept
 THIRD = 3  # of so many clips one is taken for the variants of full_ablation
 
 
 def benchmark(params: Params) -> None:
     """Makes and scores the clips of `benchmark.clips` in every way: reports/benchmark/<part>.csv, see `score_clip`.
 
-    settings.json beside them holds what they were made with. Parts that `benchmark.parts` does not ask for stay if they
-    were made with the same settings, and are deleted otherwise. Clips are made side by side as `processes` says or,
-    with `benchmark.ray`, as tasks of Ray; the scores are the same. If `benchmark.run` is false, nothing is done, and
-    what an earlier run found stays.
+    settings.json beside them holds what they were made with. What is there already, with the same settings, is not made
+    again. What a clip gave is kept in reports/benchmark.unfinished until all clips of the list are done, so that an
+    interrupted run goes on where it was, on another machine too. Parts that `benchmark.parts` does not ask for stay if
+    they were made with the same settings, and are deleted otherwise. Clips are made side by side as `processes` says
+    or, with `benchmark.ray`, as tasks of Ray; the scores are the same. If `benchmark.run` is false, nothing is done,
+    and what an earlier run found stays.
     """
     KEPT.mkdir(parents=True, exist_ok=True)
     if not params.benchmark.run:
@@ -56,25 +68,93 @@ def benchmark(params: Params) -> None:
     if "objects" in params.benchmark.parts:
         lists[score_several] = params.with_clips(params.benchmark.objects)
     Peers(params)  # what is wrong with one is said before anything is tuned
-    parts = {}
+    _begin(params)
     for score, listed in lists.items():
-        clips = each(score, listed, list(listed.clips)) if params.benchmark.ray else _in_turn(score, listed)
-        tables = dict(tqdm(clips, "benchmark", len(listed.clips), disable=None))  # a bar is for a terminal
-        for part in dict.fromkeys(part for of in tables.values() for part in of):
-            parts[part] = pd.concat(tables[name][part] for name in listed.clips if part in tables[name])
+        for asked, names in _open(score, listed).items():
+            some = listed.model_copy(update={"benchmark": listed.benchmark.model_copy(update={"parts": list(asked)})})
+            clips = each(score, some, names) if params.benchmark.ray else _side_by_side(score, some, names)
+            for name, tables in tqdm(clips, "benchmark", len(names), disable=None):  # a bar is for a terminal
+                _keep(name, asked, tables)
+    _finish(lists, params)
+
+
+def _side_by_side(score: Callable, params: Params, names: list[str]) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
+    """Some clips at a time: what those before them gave is kept, whatever becomes of these."""
+    count = AT_ONCE * process_count(params)
+    for at_once in (names[start : start + count] for start in range(0, len(names), count)):
+        make_ahead(params, score, [(params, name) for name in at_once])
+        for name in at_once:
+            yield name, score(params, name)
+
+
+def _begin(params: Params) -> None:
+    """Deletes what an interrupted run of other settings left."""
+    settings = UNFINISHED / SETTINGS
+    if not settings.is_file() or settings.read_text() != _as_text(params):
+        shutil.rmtree(UNFINISHED, ignore_errors=True)
+        UNFINISHED.mkdir(parents=True)
+        settings.write_text(_as_text(params))
+
+
+def _open(score: Callable, listed: Params) -> dict[tuple[str, ...], list[str]]:
+    """Clips that are not done, by what is asked of them still."""
+    clips: dict[tuple[str, ...], list[str]] = {}
+    for name in listed.clips:
+        asked = [what for what in listed.benchmark.parts if name in _clips_of(what, score, listed)]
+        asked = [what for what in asked if not (UNFINISHED / what / name).is_dir() and not _is_there(what, listed)]
+        if asked:
+            clips.setdefault(tuple(asked), []).append(name)
+    return clips
+
+
+def _clips_of(what: str, score: Callable, listed: Params) -> list[str]:
+    """The clips of a list that are asked for `what`, one of `benchmark.parts`."""
+    if (what == "objects") != (score is score_several):
+        return []
+    return list(listed.clips)[:: THIRD if what == "full_ablation" else 1]
+
+
+def _keep(name: str, asked: Iterable[str], tables: dict[str, pd.DataFrame]) -> None:
+    for what in asked:
+        with replacing(UNFINISHED / what / name) as folder:
+            for part in FILES[what]:
+                tables[part].to_csv(folder / f"{part}.csv", index=False)
+
+
+def _finish(lists: dict[Callable, Params], params: Params) -> None:
+    """Puts the clips of what was asked for together, and deletes parts that other settings made."""
+    made = {}
+    for score, listed in lists.items():
+        for what in params.benchmark.parts:
+            names = [] if _is_there(what, params) else _clips_of(what, score, listed)
+            for part in FILES[what] if names else ():
+                made[part] = pd.concat(_texts(UNFINISHED / what / name / f"{part}.csv") for name in names)
     for part in PARTS:
         path = KEPT / f"{part}.csv"
         if path.is_file() and len(kept(part, params)[0]) < len(pd.read_csv(path)):  # some of it had other settings
             path.unlink()
-    for part, table in parts.items():
+    for part, table in made.items():
         table.to_csv(KEPT / f"{part}.csv", index=False)
-    (KEPT / "settings.json").write_text(json.dumps(made_with(params), indent=1) + "\n")
+    (KEPT / SETTINGS).write_text(_as_text(params))
+    shutil.rmtree(UNFINISHED)
 
 
-def _in_turn(score: Callable, params: Params) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
-    make_ahead(params, score, [(params, name) for name in params.clips])
-    for name in params.clips:
-        yield name, score(params, name)
+def _texts(path: Path) -> pd.DataFrame:
+    """A table as it was written, to the digit."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def _is_there(what: str, params: Params) -> bool:
+    """Whether reports/benchmark holds all files of what is asked for, made with these settings."""
+    if not (KEPT / SETTINGS).is_file() or not all((KEPT / f"{part}.csv").is_file() for part in FILES[what]):
+        return False
+    with reading(KEPT / SETTINGS):
+        made, now = json.loads((KEPT / SETTINGS).read_text()), made_with(params)
+    return all(made.get(key) == now[key] for part in FILES[what] for key in [*_rests_on(part), PARTS[part]])
+
+
+def _as_text(params: Params) -> str:
+    return json.dumps(made_with(params), indent=1) + "\n"
 
 
 def made_with(params: Params) -> dict:
@@ -98,11 +178,9 @@ def kept(part: str, params: Params) -> tuple[pd.DataFrame, str]:
     if not path.is_file():
         return none, "The whole list of clips has not been run: verdicts are of the clips of this run."
     with reading(path):
-        rows, made = pd.read_csv(path), json.loads((KEPT / "settings.json").read_text())
+        rows, made = pd.read_csv(path), json.loads((KEPT / SETTINGS).read_text())
     now = made_with(params)
-    shared = [*READ, "memory", "measures", "objects" if part == "objects" else "clips"]
-    shared += ["seeds"] if "ablation" in part else []
-    if differ := [key for key in shared if made.get(key) != now[key]]:
+    if differ := [key for key in _rests_on(part) if made.get(key) != now[key]]:
         other = f"The whole list of clips was run with other settings of {', '.join(differ)}:"
         return none, f"{other} verdicts are of the clips of this run."
     before, today = (of.get(PARTS[part], {}) for of in (made, now))
@@ -110,6 +188,12 @@ def kept(part: str, params: Params) -> tuple[pd.DataFrame, str]:
     rows = rows[~rows["method"].isin([named[name] for name in before if before[name] != today.get(name)])]
     count, edits = rows["clip"].nunique(), rows.groupby(["clip", "edit"]).ngroups
     return rows, f"Verdicts rest on the whole list, {count} clips and {edits} edits, whose scores are committed."
+
+
+def _rests_on(part: str) -> list[str]:
+    """The settings, see `made_with`, on which all methods of a part depend."""
+    shared = [*READ, "memory", "measures", "objects" if part == "objects" else "clips"]
+    return [*shared, "seeds"] if "ablation" in part else shared
 
 
 def score_clip(params: Params, name: str) -> dict[str, pd.DataFrame]:

@@ -10,6 +10,7 @@ from measures.judge import (
     NOTHING,
     OFF,
     SEEN,
+    SURE,
     VOTES,
     Judge,
     Reading,
@@ -79,13 +80,26 @@ def test_the_answers_are_those_of_the_folder_and_every_frame_has_one_of_each(fol
     for question, answers in judge.answers.items():
         assert read.probabilities[question].shape == (5, len(answers))
         torch.testing.assert_close(read.probabilities[question].sum(1), torch.ones(5))
-        likeliest = read.probabilities[question].argmax(1)
-        assert read.names[question] == [answers[number] for number in likeliest]
+        if question != "object":
+            likeliest = read.probabilities[question].argmax(1)
+            assert read.names[question] == [answers[number] for number in likeliest]
     assert read.recognisable.tolist() == [name != NOTHING for name in read.names["object"]]
     assert read.things.shape == (5, 1, 6) and read.looks.shape == (5, 1, 5)
     torch.testing.assert_close(read.looks.sum(2), torch.full((5, 1), 2.0))
     assert read.colour.shape == (5, 3) and read.phase.shape == (5,)
     assert read.mask.shape == (5, 40, 72) and 0 <= read.mask.min() < read.mask.max() <= 1
+
+
+@pytest.mark.parametrize(("bias", "named"), [(0.0, NOTHING), (9.0, "car")])
+def test_an_object_is_named_where_it_is_likely_enough_and_is_nothing_elsewhere(folder, bias, named):
+    judge, frames = Judge.load(folder, "cpu"), torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    car, poses = judge.columns["object"][1], torch.tensor([0.5, 0.5, 0.4, 0.0, 0.0, 0.0]).expand(3, 1, 6)
+    with torch.no_grad():
+        judge.reader.classifier[1].bias[car] += bias
+    read = judge.read(frames, poses)
+    assert (read.probabilities["object"].amax(1) >= SURE).all() == (named != NOTHING)
+    assert read.names["object"] == [named] * 3 and read.told.object == [[named]] * 3
+    assert NOTHING not in read.names["drawing"] + read.names["colour"] + read.told.colour[0]
 
 
 def test_a_frame_is_read_alike_alone_and_in_a_long_clip(folder):
@@ -167,7 +181,8 @@ def test_the_colour_is_that_of_the_pixels_that_show_a_thing_and_has_a_hue():
     close(hue(colours), 0.0, 60.0, 120.0, 240.0)
 
 
-def test_places_that_are_asked_about_are_read_off_crops_of_their_own(folder):
+def test_places_that_are_asked_about_are_read_off_crops_of_their_own(folder, monkeypatch):
+    monkeypatch.setattr(reading, "SURE", 0)
     judge = Judge.load(folder, "cpu")
     frames = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     poses = torch.rand(3, 2, 6, generator=torch.Generator().manual_seed(4)) * torch.tensor([1, 1, 0.5, 90, 0.2, 0.2])

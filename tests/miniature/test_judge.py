@@ -81,7 +81,9 @@ def test_some_things_are_hidden_and_most_are_not(truth):
 
 def test_a_batch_asks_of_every_crop_what_it_shows(pool, truth, folder, monkeypatch):
     data = object.__new__(judge.Pictures)
-    known = {"pictures": pool.pictures, "broken": torch.arange(len(pool)) < 8, "visible": pool.visible}
+    number = torch.arange(len(pool))
+    known = {"pictures": pool.pictures, "broken": number < 8, "unclear": (number >= 8) & (number < 16)}
+    known["visible"] = pool.visible
     data.known, data.device = known | vars(truth), CPU
     monkeypatch.setattr(judge, "ASTRAY", (0.0,) * 6)
     monkeypatch.setattr(judge, "augment", lambda pictures, *_: pictures)
@@ -90,6 +92,7 @@ def test_a_batch_asks_of_every_crop_what_it_shows(pool, truth, folder, monkeypat
     grey = (batch["crops"] == 0.5).flatten(1).all(1)
     assert batch["crops"].shape == (400, 3, 96, 96) and 0 < grey.float().mean() < 0.1 and nothing[grey].all()
     assert 0.05 < nothing.float().mean() < 0.3
+    assert (nothing & batch["visible"].flatten(1).any(1)).any()  # something is there that cannot be named
     single = (batch["visible"].sum((2, 3)) > 0).sum(1) == 1
     masks = judge.cropped(batch["visible"].sum(1, keepdim=True).expand(-1, 3, -1, -1),
                           judge.pose_of(batch["things"][:, 0]))[:, 0]  # fmt: skip
@@ -129,19 +132,33 @@ def test_maps_that_say_the_truth_cost_least(pool, truth):
 
 def test_a_third_goes_through_each_model_and_some_are_broken(pool, folder):
     degraded, chosen = judge.Degrading(pool, folder), np.arange(66)
-    (one, broken), (two, again) = (degraded.take(chosen, *randomness()) for _ in range(2))
-    assert torch.equal(one, two) and torch.equal(broken, again)
+    (one, broken, unclear), others = (degraded.take(chosen, *randomness()) for _ in range(2))
+    assert all(map(torch.equal, (one, broken, unclear), others))
     assert one.shape == (66, 3, 64, 64) and 0 <= one.min() and one.max() <= 1
     drawn = pool.take(chosen, torch.Generator().manual_seed(1))
     same = (one == drawn).flatten(1).all(1)
     each = -(-66 // judge.BROKEN)
     assert not same[:44].any() and same[44 : 66 - 2 * each].all() and not same[66 - 2 * each :].any()
     assert broken.nonzero()[:, 0].tolist() == [*range(2 * each), *range(66 - 2 * each, 66)]
+    smeared, between = 66 // judge.SMEARED, 66 // judge.BETWEEN
+    object_of = judge.objects_of(pool.scenes.drawing[:, 0])
+    assert unclear[2 * each : 2 * each + smeared].all()
+    mixed = np.arange(2 * each + smeared, 2 * each + smeared + between)  # each with the next one's things
+    assert unclear[mixed].tolist() == (object_of[mixed] != np.roll(object_of[mixed], 1)).tolist()
+    assert unclear.sum() == smeared + unclear[mixed].sum() and unclear[mixed].any()
+
+
+def test_what_is_between_two_objects_is_neither_of_them_and_has_its_place(pool, folder):
+    degraded, chosen = judge.Degrading(pool, folder), np.arange(4)
+    others, differ = degraded._others(chosen, torch.Generator().manual_seed(1))
+    own = pool.take(chosen, torch.Generator().manual_seed(1))
+    changed = (others - own).abs().amax((1, 2, 3))
+    assert differ.any() and changed[differ].min() > 0.2
 
 
 def test_all_pictures_of_a_pool_are_degraded_part_by_part_and_alike_each_time(pool, folder, monkeypatch):
     monkeypatch.setattr(judge, "AT_ONCE", 66)
-    (one, broken), (two, _) = (judge.Degrading(pool, folder).all(3) for _ in range(2))
+    (one, broken, _), (two, *_) = (judge.Degrading(pool, folder).all(3) for _ in range(2))
     assert torch.equal(one, two) and one.dtype == torch.uint8 and one.shape == (len(pool), 3, 64, 64)
     assert broken[:66].nonzero()[:, 0].tolist() == [0, 1, 2, 3, 62, 63, 64, 65] and broken[66:].sum() == 4
     drawn = pool.pictures.float()
@@ -151,8 +168,8 @@ def test_all_pictures_of_a_pool_are_degraded_part_by_part_and_alike_each_time(po
 
 def test_without_a_unet_the_autoencoder_does(pool, folder, tmp_path):
     shutil.copytree(folder / "vae", tmp_path / "vae")
-    pictures, broken = judge.Degrading(pool, tmp_path).take(np.arange(66), *randomness())
-    assert pictures.isfinite().all() and broken.sum() == 3 * -(-66 // judge.BROKEN)
+    pictures, broken, unclear = judge.Degrading(pool, tmp_path).take(np.arange(66), *randomness())
+    assert pictures.isfinite().all() and broken.sum() == 3 * -(-66 // judge.BROKEN) and not unclear.any()
 
 
 def test_a_shuffled_picture_has_the_same_patches_elsewhere():

@@ -113,7 +113,7 @@ def pieces(kind: str) -> dict[Path, int]:
 
 def test_an_interrupted_run_keeps_the_pieces_that_were_done_and_ends_with_the_same_bytes(listed, monkeypatch):
     assert main(["benchmark"]) == 0
-    whole = SCORES.read_bytes()
+    whole = {path: path.read_bytes() for path in Path("reports/benchmark").iterdir()}
     shutil.rmtree("reports")
     shutil.rmtree(".pieces")
     scored = []
@@ -131,8 +131,44 @@ def test_an_interrupted_run_keeps_the_pieces_that_were_done_and_ends_with_the_sa
     done = pieces("weights") | pieces("peer") | pieces("scores")
     monkeypatch.setattr(benchmark, "score_clip", score_clip)
     assert main(["benchmark"]) == 0
-    assert SCORES.read_bytes() == whole
+    assert {path: path.read_bytes() for path in Path("reports/benchmark").iterdir()} == whole
     assert done and {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def test_an_interrupted_run_goes_on_on_another_machine_with_the_clips_that_are_left(listed, set_params, monkeypatch):
+    whole, asked, left = Path("reports/benchmark"), [], Path("reports/benchmark.unfinished")
+    score_clip = benchmark.score_clip
+
+    def ends_at(stop):
+        def scored(params, name):
+            asked.append((name, *params.benchmark.parts))
+            if name == stop:
+                raise KeyboardInterrupt
+            return score_clip(params, name)
+
+        return scored
+
+    monkeypatch.setattr(benchmark, "score_clip", ends_at("two"))
+    with pytest.raises(KeyboardInterrupt):
+        main(["benchmark"])
+    assert [path.name for path in left.glob("*/*")] == ["one", "one"] and not list(whole.iterdir())
+    shutil.rmtree(".pieces")
+    monkeypatch.setattr(benchmark, "score_clip", ends_at(None))
+    set_params({"benchmark.parts": ["peers", "ablation", "control"]})
+    assert main(["benchmark"]) == 0
+    assert asked[2:] == [("one", "control"), ("two", "peers", "ablation", "control")] and not left.exists()
+    assert pd.read_csv(whole / "scores.csv").groupby("clip", sort=False).size().to_dict() == {"one": 5, "two": 5}
+    assert main(["benchmark"]) == 0
+    assert len(asked) == 2 + 2  # nothing that is there is made again
+
+
+def test_what_an_interrupted_run_of_other_settings_left_is_not_taken(listed):
+    unfinished = Path("reports/benchmark.unfinished")
+    for what in ("peers", "ablation"):
+        (unfinished / what / "one").mkdir(parents=True)
+    (unfinished / "settings.json").write_text("{}")
+    assert main(["benchmark"]) == 0
+    assert set(pd.read_csv(SCORES)["clip"]) == {"one", "two"}
 
 
 def test_a_changed_setting_makes_anew_what_depends_on_it(listed, set_params):
@@ -154,6 +190,7 @@ def test_a_changed_measure_scores_again_and_samples_nothing(listed, monkeypatch)
         return digest(*roots) + ("other" if "measures.evaluate.Evaluator" in roots else "")
 
     monkeypatch.setattr("studies.store.digest_of_code", other)
+    monkeypatch.setattr("studies.benchmark.digest_of_code", other)
     assert main(["benchmark"]) == 0
     assert set(pieces("weights")) | set(pieces("frames")) | set(pieces("peer")) == made
     assert len(set(pieces("scores"))) == 2 * len(scores)
