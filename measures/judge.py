@@ -24,7 +24,7 @@ OFF = [
 ]  # labels of the reader that are numbers
 LOOKS = ("object", "colour")  # the questions that tell several things apart
 LOOKED = 3  # times that the reader looks at what was found, each time where the last has put it
-SURE = 0.7  # how likely the likeliest object has to be for it to be named
+SURE = 0.7  # how likely the likeliest object has to be for it to be named; set on frames that were labelled by eye
 AT_ONCE = 64  # pictures through the networks
 
 
@@ -32,7 +32,7 @@ AT_ONCE = 64  # pictures through the networks
 class Told:
     """What the reader says of k given places of f frames, each the likeliest answer: f lists of k names.
 
-    object: "nothing" where none is there that can be recognised.
+    object: "nothing" where none is likely enough, see `SURE`.
     """
 
     object: list[list[str]]
@@ -44,10 +44,11 @@ class Reading:
     """What the judge reads off f frames.
 
     answers: as `Judge.answers`. probabilities: per question f n, over its answers; they are about the thing that shows
-    most. names: per question the f likeliest answers. mask: f h w in [0, 1], of the frames' size: how likely a pixel
-    belongs to a thing. maps: f c 64 64, what each pixel votes for, in the order of `VOTES`, `thing` as a logit.
-    things: f k 6 as `locate` has them, where the things are found; nan where one is not. looks: f k n, probabilities of
-    what each of them is, over the answers of `LOOKS`. told: of the places that it was asked about, if it was.
+    most. names: per question the f likeliest answers; the object is "nothing" where none is likely enough, see `SURE`.
+    mask: f h w in [0, 1], of the frames' size: how likely a pixel belongs to a thing. maps: f c 64 64, what each pixel
+    votes for, in the order of `VOTES`, `thing` as a logit. things: f k 6 as `locate` has them, where the things are
+    found; nan where one is not. looks: f k n, probabilities of what each of them is, over the answers of `LOOKS`.
+    told: of the places that it was asked about, if it was.
     """
 
     answers: dict[str, list[str]]

@@ -24,6 +24,12 @@ CONDITIONS = {
 ALONG = {"things": "per thing more", "hidden": "per tenth hidden"}  # what a slope is over
 
 
+def worth(method: str) -> str:
+    """The measure by which a method's settings are chosen, by its name in params.yaml: the edit and the motion at once,
+    so that neither doing nothing nor forgetting the source pays; of one that never sees the source, the edit alone."""
+    return "edit success" if method == "text-to-video" else "edited in motion"
+
+
 @dataclass(frozen=True)
 class Claim:
     """One claim: `measure` of the method `more`, above that of `than` if one is named, is at least `at_least`.

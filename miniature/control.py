@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # training does not depend on the judge
     from measures.judge import Judge
 
 FOLDERS = {"edges": "controlnet-edges", "mask": "controlnet-mask", "pose": "t2i-adapter-pose"}
-SEED, SAMPLES, STEPS, GUIDANCE = 6120, 64, 25, 3.0
+SEED, SAMPLES, STEPS, GUIDANCE = 6120, 64, 25, 4.0  # steps and guidance as of those who edit
 BATCH = 25  # pictures that are sampled together
 EACH = 4  # frames that are taken of a clip
 SINGLE = [motion for motion in WORDS if motion != "cross"]  # motions of one thing

@@ -148,11 +148,17 @@ def made_once(
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that replaces `folder` at the end: readers see the old weights or the new ones."""
+    """Yield an empty folder that replaces `folder` at the end: readers see the old weights or the new ones.
+
+    A config.json that a library wrote into it loses the path that the model was loaded from.
+    """
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     yield new
+    if (config := new / "config.json").exists():
+        known = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+        config.write_text(json.dumps(known, indent=2) + "\n")
     if folder.exists():
         os.replace(folder, old)
     os.replace(new, folder)

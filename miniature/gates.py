@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from measures.judge import Judge, hue, wrapped
-from measures.protocol import margins
+from measures.protocol import margins, worth
 from measures.truth import Truth, asks, identity_stability, read, read_truth, recall, swaps, truth_scores
 from miniature import control, judge, video
 from miniature.clips import DATA, as_asked
@@ -200,7 +200,7 @@ def wanted(count: int) -> list[tuple[str, str, str]]:
 
 
 def sampled(models: Path, device: torch.device, asked: list[tuple[str, str, str]]) -> Tensor:
-    """A sample of each object, style and place at guidance 3, n 3 64 64; a sheet shows the first."""
+    """A sample of each object, style and place at `GUIDANCE`, n 3 64 64; a sheet shows the first."""
     captions = [describe(style, [Thing(thing)], place) for thing, style, place in asked]
     drawn = control.Sampler(models, device)(captions, SEED)
     _save(drawn[:SHOWN], 10, HERE / "reports" / "samples.png")
@@ -402,7 +402,7 @@ def inside(searched: Iterable[Path]) -> dict:
     found = {}
     for path in searched:
         tries = pd.read_csv(path)
-        measure = "edit success" if path.stem == video.FOLDER else "edited in motion"  # it never sees the source
+        measure = worth(path.stem)
         scales = tries["settings"].str.extract(r"guidance_scale=(\S+)", expand=False).astype(float)
         best = float(scales[tries["settings"] == tries.groupby("settings")[measure].mean().idxmax()].iloc[0])
         found[path.stem] = bool(scales.min() < best < scales.max())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # training does not depend on the judge
 FOLDER = "text-to-video"
 NUM_FRAMES, STRIDE = 8, 2  # of the 16 frames of a clip
 LAYOUTS = range(4000, 4064)  # of the places: no other model was trained on them, and no clip that is edited has them
-SEED, STEPS, GUIDANCE, AT_ONCE = 7411, 25, 3.0, 8
+SEED, STEPS, GUIDANCE, AT_ONCE = 7411, 25, 7.0, 8
 SAMPLES = 66  # clips that are measured
 
 

@@ -16,10 +16,9 @@
 #
 # The peers work on the same image model, clips, prompts, seed and number of steps, and get none of our tuned weights;
 # each is a file of `peers/` that says what it leaves out of the original. Settings are chosen on clips that are not
-# evaluated, with as many tries for each (`benchmarks/search.py`); those of which `params.yaml` says that they were not
-# searched for yet are set by hand, near the others. In CogVideo's role is a text-to-video
-# model that was trained on clips of the same world. Of what came after the paper, VidToMe stands here rather than RAVE,
-# with which the field compares as often: RAVE lays frames out in grids, which an image model of 64 pixels never saw.
+# evaluated, with as many tries for each (`benchmarks/search.py`). In CogVideo's role is a text-to-video model that was
+# trained on clips of the same world. Of what came after the paper, VidToMe stands here rather than RAVE, with which the
+# field compares as often: RAVE lays frames out in grids, which an image model of 64 pixels never saw.
 
 # %% jupyter={"source_hidden": true}
 # ruff: noqa: E402  what is imported below is found from the folder with dvc.yaml

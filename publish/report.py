@@ -72,7 +72,7 @@ def write_report(params: Params, results: str | Path = "results", out: str | Pat
         "model": _model(params.model),
         "quality": _quality(Path("miniature/reports/gates.json")),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "frozen": _frozen("dvc.yaml", "miniature/dvc.yaml"),
+        "frozen": _frozen(Path("dvc.yaml")),
         "side": LONGER_SIDE,
         "shown": SHOWN,
         "scores": {key[1:]: row for key, row in scores.items() if key[0] == METHOD},
@@ -215,10 +215,7 @@ def _flat(settings: dict, above: str = "") -> dict:
     return flat
 
 
-def _frozen(*files: str) -> list[str]:
+def _frozen(file: Path) -> list[str]:
     """The stages that `dvc repro` leaves as they are."""
-    found = []
-    for file in filter(lambda file: Path(file).exists(), files):
-        stages = YAML(typ="safe").load(Path(file)).get("stages", {})
-        found += [f"{name} ({file})" for name, stage in stages.items() if (stage.get("do") or stage).get("frozen")]
-    return found
+    stages = YAML(typ="safe").load(file).get("stages", {}) if file.exists() else {}
+    return [name for name, stage in stages.items() if (stage.get("do") or stage).get("frozen")]

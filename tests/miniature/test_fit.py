@@ -1,6 +1,8 @@
 """The training loop: a run in sittings is the run in one."""
 
+import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from miniature import fit
 
@@ -29,3 +31,17 @@ def test_a_run_in_sittings_has_the_bytes_of_one(tmp_path, monkeypatch):
     (whole, seen), (sittings, same) = run("whole", [float("inf")]), run("sittings", [-1.0] * 3 + [float("inf")])
     assert all(torch.equal(whole[name], sittings[name]) for name in whole)
     assert not torch.equal(whole["0.weight"], model()[0].weight) and seen == same == 28
+
+
+def test_what_is_published_replaces_what_was_there_and_does_not_say_from_where_it_was_loaded(tmp_path):
+    AutoencoderKL(block_out_channels=(4,), norm_num_groups=2).save_pretrained(tmp_path / "from")
+    published = tmp_path / "vae"
+    for _ in range(2):
+        with fit.replacing(published) as new:
+            AutoencoderKL.from_pretrained(tmp_path / "from").save_pretrained(new)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "from"] == ["vae"]
+    assert str(tmp_path) not in (published / "config.json").read_text()
+    assert AutoencoderKL.from_pretrained(published).config.norm_num_groups == 2
+    with pytest.raises(KeyboardInterrupt), fit.replacing(published):
+        raise KeyboardInterrupt
+    assert AutoencoderKL.from_pretrained(published).config.norm_num_groups == 2

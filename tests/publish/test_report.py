@@ -139,7 +139,7 @@ def test_the_measured_quality_is_shown_where_there_is_one(project):
 def test_what_was_skipped_or_frozen_is_said(project):
     assert "No stage is frozen." in build() and "Skipped notebooks: 07_cost." in build()
     Path("dvc.yaml").write_text("stages: {benchmark: {cmd: x, frozen: true}, tune: {foreach: [a], do: {cmd: y}}}")
-    assert "benchmark (dvc.yaml)" in build()
+    assert "Frozen stages, which a run takes as they are: benchmark." in build()
 
 
 def test_every_link_leads_to_a_file_and_nothing_is_loaded_from_a_network(project):
