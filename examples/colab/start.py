@@ -21,7 +21,7 @@ model, num_frames, size = "models/miniature", 8, 64
 source, stride = "data/clips/pig-running.mp4", 2
 caption = "a cartoon of a pig running in the forest"
 prompts = ["a cartoon of a scooter driving in the forest", "a cartoon of a pig running in the desert"]
-tuning_steps, sampling_steps, guidance_scale = 120, 25, 5.0
+tuning_steps, sampling_steps, guidance_scale = 120, 25, 4.0
 out = "results/start.webp"
 
 # %%
@@ -54,7 +54,7 @@ clip = read_clip(source, num_frames, size, stride=stride)  # f 3 h w in [-1, 1]
 # Tuning: queries and T-Attn learn from the one clip. For Stable Diffusion, take `learning_rate=3e-5` and 500 steps.
 
 # %%
-losses = [loss for step, loss in tune(pipe, clip, caption, tuning_steps, learning_rate=2e-3)]
+losses = [loss for step, loss in tune(pipe, clip, caption, tuning_steps, learning_rate=1e-3)]
 print(f"loss of the first steps {sum(losses[:10]) / len(losses[:10]):.3f}, "
       f"of the last {sum(losses[-10:]) / len(losses[-10:]):.3f}")  # fmt: skip
 
