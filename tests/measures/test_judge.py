@@ -93,9 +93,10 @@ def test_the_answers_are_those_of_the_folder_and_every_frame_has_one_of_each(fol
 @pytest.mark.parametrize(("bias", "named"), [(0.0, NOTHING), (9.0, "car")])
 def test_an_object_is_named_where_it_is_likely_enough_and_is_nothing_elsewhere(folder, bias, named):
     judge, frames = Judge.load(folder, "cpu"), torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    car, poses = judge.columns["object"][1], torch.tensor([0.5, 0.5, 0.4, 0.0, 0.0, 0.0]).expand(3, 1, 6)
+    poses, last = torch.tensor([0.5, 0.5, 0.4, 0.0, 0.0, 0.0]).expand(3, 1, 6), judge.reader.classifier[1]
     with torch.no_grad():
-        judge.reader.classifier[1].bias[car] += bias
+        last.weight[judge.columns["object"]] = 0
+        last.bias[judge.columns["object"]] = torch.tensor([0.1, 0.2 + bias, 0.0])
     read = judge.read(frames, poses)
     assert (read.probabilities["object"].amax(1) >= SURE).all() == (named != NOTHING)
     assert read.names["object"] == [named] * 3 and read.told.object == [[named]] * 3

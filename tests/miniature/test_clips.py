@@ -168,10 +168,15 @@ def test_what_hides_comes_out_again():
 def test_a_clip_is_written_with_the_same_bytes_again(name, tmp_path, monkeypatch):
     clip, published = truth(name), DATA.resolve() / "clips"
     clip["edits"] = {what: edit["prompt"] for what, edit in clip["edits"].items()}
-    monkeypatch.setattr(clips, "DATA", tmp_path)
-    clips.write(clip)
-    for path in (tmp_path / "clips").iterdir():
-        assert path.read_bytes() == (published / path.name).read_bytes(), path.name
+    for folder in ("once", "again"):
+        monkeypatch.setattr(clips, "DATA", tmp_path / folder)
+        clips.write(clip)
+    for path in (tmp_path / "once/clips").iterdir():
+        assert path.read_bytes() == (tmp_path / "again/clips" / path.name).read_bytes(), path.name
+        if path.suffix != ".mp4":
+            assert path.read_bytes() == (published / path.name).read_bytes(), path.name
+    again, theirs = (read_clip(folder / f"{name}.mp4", FRAMES, 64) for folder in (tmp_path / "once/clips", published))
+    assert (again - theirs).abs().max() < 0.1  # of 2: another processor's rounding turns a bit, and the codec some more
 
 
 @made

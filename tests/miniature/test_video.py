@@ -76,7 +76,7 @@ def test_the_published_folder_is_a_motion_adapter_that_the_stock_pipeline_sample
     adapter = MotionAdapter.from_pretrained(models / video.FOLDER, torch_dtype=torch.float32)
     pipe = AnimateDiffPipeline.from_pretrained(models, motion_adapter=adapter, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    alone = pipe(prompts[1], num_frames=8, height=64, width=64, num_inference_steps=2, guidance_scale=3.0,
+    alone = pipe(prompts[1], num_frames=8, height=64, width=64, num_inference_steps=2, guidance_scale=video.GUIDANCE,
                  generator=torch.Generator().manual_seed(4), output_type="pt").frames  # fmt: skip
     torch.testing.assert_close(frames[1:], alone, atol=1e-4, rtol=0)
 
