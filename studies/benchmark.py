@@ -98,12 +98,11 @@ def _begin(params: Params) -> None:
 
 def _open(score: Callable, listed: Params) -> dict[tuple[str, ...], list[str]]:
     """Clips that are not done, by what is asked of them still."""
+    of = {what: _clips_of(what, score, listed) for what in listed.benchmark.parts if not _is_there(what, listed)}
     clips: dict[tuple[str, ...], list[str]] = {}
     for name in listed.clips:
-        asked = [what for what in listed.benchmark.parts if name in _clips_of(what, score, listed)]
-        asked = [what for what in asked if not (UNFINISHED / what / name).is_dir() and not _is_there(what, listed)]
-        if asked:
-            clips.setdefault(tuple(asked), []).append(name)
+        if asked := tuple(what for what in of if name in of[what] and not (UNFINISHED / what / name).is_dir()):
+            clips.setdefault(asked, []).append(name)
     return clips
 
 
@@ -136,7 +135,10 @@ def _finish(lists: dict[Callable, Params], params: Params) -> None:
     for part, table in made.items():
         table.to_csv(KEPT / f"{part}.csv", index=False)
     (KEPT / SETTINGS).write_text(_as_text(params))
-    shutil.rmtree(UNFINISHED)
+    for what in params.benchmark.parts:
+        shutil.rmtree(UNFINISHED / what, ignore_errors=True)
+    if [path.name for path in UNFINISHED.iterdir()] == [SETTINGS]:
+        shutil.rmtree(UNFINISHED)
 
 
 def _texts(path: Path) -> pd.DataFrame:

@@ -154,12 +154,15 @@ def test_an_interrupted_run_goes_on_on_another_machine_with_the_clips_that_are_l
     assert [path.name for path in left.glob("*/*")] == ["one", "one"] and not list(whole.iterdir())
     shutil.rmtree(".pieces")
     monkeypatch.setattr(benchmark, "score_clip", ends_at(None))
+    set_params({"benchmark.parts": ["peers"]})
+    assert main(["benchmark"]) == 0
+    assert asked[2:] == [("two", "peers")] and [path.name for path in left.glob("*/*")] == ["one"]
     set_params({"benchmark.parts": ["peers", "ablation", "control"]})
     assert main(["benchmark"]) == 0
-    assert asked[2:] == [("one", "control"), ("two", "peers", "ablation", "control")] and not left.exists()
+    assert asked[3:] == [("one", "control"), ("two", "ablation", "control")] and not left.exists()
     assert pd.read_csv(whole / "scores.csv").groupby("clip", sort=False).size().to_dict() == {"one": 5, "two": 5}
     assert main(["benchmark"]) == 0
-    assert len(asked) == 2 + 2  # nothing that is there is made again
+    assert len(asked) == 2 + 1 + 2  # nothing that is there is made again
 
 
 def test_what_an_interrupted_run_of_other_settings_left_is_not_taken(listed):
