@@ -53,7 +53,7 @@ def run_notebook(source: str | Path, folder: str | Path, parameters: Mapping | N
             progress_bar=False,
             record_timing=False,
             coalesce_streams=True,
-            extra_arguments=["--log-level=ERROR"],
+            extra_arguments=["--log-level=CRITICAL"],  # else a kernel says how to connect to it
         )
     except PapermillExecutionError as error:
         reason = f"{error.ename}: {' '.join(str(error.evalue).split())}"

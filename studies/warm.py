@@ -133,8 +133,10 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == "serve":
         serve(int(arguments[1]), arguments[2], arguments[3:])
         return 0
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter interrupts every kernel before it shuts it down
     code = ask(KERNEL, arguments)
     if code is None:
+        signal.signal(signal.SIGINT, before)
         os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *arguments])
     return code
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,17 @@ def main(arguments):
         return int(warm.ask("job", ["7"]) is not None)
     print(json.dumps([arguments, os.getcwd(), os.environ["TEXT"], sys.stdin.read(), os.environ.get("SERVER")]))
     return int(arguments[0])
+"""
+
+
+KERNEL = """
+import time
+from pathlib import Path
+
+def launch_new_instance():
+    Path("started").touch()
+    while not Path("stop").exists():
+        time.sleep(0.01)
 """
 
 
@@ -89,6 +101,21 @@ def test_a_command_in_a_fork_does_not_ask_again(served):
     job = ask(served, "ask")
     job.communicate()
     assert job.returncode == 0
+
+
+def test_a_kernel_that_is_interrupted_goes_on_and_says_nothing(served, tmp_path):
+    (tmp_path / "ipykernel").mkdir()
+    (tmp_path / "ipykernel/__init__.py").touch()
+    (tmp_path / "ipykernel/kernelapp.py").write_text(KERNEL)
+    command = [sys.executable, "-m", "studies.warm", "-f", "connection.json"]
+    with subprocess.Popen(command, env=served, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as kernel:
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        kernel.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        (tmp_path / "stop").touch()
+        said = kernel.communicate()[1]
+    assert kernel.returncode == 0 and not said
 
 
 def test_where_nobody_answers_a_command_runs_as_it_always_does(monkeypatch, tmp_path):
