@@ -4,10 +4,8 @@
 
 Every method gets as many tries, those of `TRIES`. A try tunes (if the method does) on four clips of
 data/development.yaml, two of them of unseen objects, with the other settings of params.yaml, samples its edits and has
-them read by the judge. Its worth is the mean over edits of "edited in motion": the edit and the motion at once, so that
-neither doing nothing nor forgetting the source pays. Text to video never sees the source: its worth is edit success
-alone. Everything that was tried is in benchmarks/results/settings/METHOD.csv; what it is made from are pieces, and is
-not made twice.
+them read by the judge. Its worth is the mean over edits of what `measures.protocol.worth` names. Everything that was
+tried is in benchmarks/results/settings/METHOD.csv; what it is made from are pieces, and is not made twice.
 """
 
 import argparse
@@ -40,7 +38,7 @@ def grid(**values: list) -> list[dict]:
     return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
 
 
-SCALES = [1.0, 2.0, 4.0, 7.0]  # of guidance: from none to more than any method wants here
+SCALES = [1.0, 2.0, 4.0, 7.0]  # of guidance: from none to more than most methods want here
 HIGHER = [2.0, 4.0, 7.0, 11.0]  # of methods that were best at 7
 ALIKE = [{"feature_share": 0.8, "attention_share": 0.5}, {"feature_share": 0.5, "attention_share": 0.3}]
 TRIES = {  # eight each: two settings of a method's own, at four scales

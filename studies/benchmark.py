@@ -30,21 +30,15 @@ from tav.clip import read_frames
 
 KEPT, UNFINISHED, SETTINGS = Path("reports/benchmark"), Path("reports/benchmark.unfinished"), "settings.json"
 READ = ("model", "lora", "inflate", "clip", "tune", "invert", "edit", "score")  # sections that every part depends on
-PARTS = {  # by the name of its file: the section that names its methods
-    "scores": "peers",
-    "ablation": "ablation",
-    "full_ablation": "full_ablation",
-    "control": "control",
-    "paths": "control",
-    "reconstructions": "peers",
-    "objects": "control",
-}
 FILES = {  # by what `benchmark.parts` asks for
     "peers": ("scores", "reconstructions"),
     "ablation": ("ablation",),
     "full_ablation": ("full_ablation",),
     "control": ("control", "paths"),
     "objects": ("objects",),
+}
+PARTS = {  # by the name of its file: the section that names its methods
+    part: "control" if what == "objects" else what for what, parts in FILES.items() for part in parts
 }
 AT_ONCE = 3  # clips for every process, before their scores are kept
 THIRD = 3  # of so many clips one is taken for the variants of full_ablation

@@ -80,9 +80,11 @@ def test_the_answers_are_those_of_the_folder_and_every_frame_has_one_of_each(fol
     for question, answers in judge.answers.items():
         assert read.probabilities[question].shape == (5, len(answers))
         torch.testing.assert_close(read.probabilities[question].sum(1), torch.ones(5))
-        if question != "object":
-            likeliest = read.probabilities[question].argmax(1)
-            assert read.names[question] == [answers[number] for number in likeliest]
+        likely, best = read.probabilities[question].max(1)
+        sure = (likely >= SURE) | (question != "object")
+        assert read.names[question] == [
+            answers[at] if is_sure else NOTHING for at, is_sure in zip(best, sure, strict=True)
+        ]
     assert read.recognisable.tolist() == [name != NOTHING for name in read.names["object"]]
     assert read.things.shape == (5, 1, 6) and read.looks.shape == (5, 1, 5)
     torch.testing.assert_close(read.looks.sum(2), torch.full((5, 1), 2.0))
