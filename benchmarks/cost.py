@@ -265,7 +265,7 @@ def alone(function: Callable, *arguments):
     else:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", "studies.models", "pandas"])  # imported once, not in every process
-    with interrupt.unwinding(), ProcessPoolExecutor(1, context) as process:
+    with interrupt.unwinding(), ProcessPoolExecutor(1, context, interrupt.end_with_parent) as process:
         with interrupt.held():  # else it may come when there is a process that nobody knows yet
             future = process.submit(function, *arguments)
         try:

@@ -111,13 +111,15 @@ class Claim:
         reach = stats.t.ppf(0.975, len(values) - 2) * line.stderr
         return Interval(line.slope, line.slope - reach, line.slope + reach, len(values) - 2)
 
-    def row(self, value: Interval | None, where: str = "") -> dict:
-        """Its row of evidence. where: on which clips, to be said of what was measured."""
+    def row(self, value: Interval | None, where: str = "", of: int | None = None) -> dict:
+        """Its row of evidence. where: on which clips, to be said of what was measured; of how many of them, where it is
+        asked of some."""
         text = self.measure[0].upper() + self.measure[1:]
         text += f" of {self.more}" * bool(self.more) + f" above that of {self.than}" * bool(self.than)
         text += f" beyond the judge's own, {ALONG[self.by]}" if self.by else ""
         text += f", edits of {' and '.join(self.edits)}" * bool(self.edits)
-        text += f", {where}" * bool(where) + f", {self.clips}" * bool(self.clips)
+        text += f", {where}" * bool(where)
+        text += (f", {self.clips}" if of is None else f" ({of} {self.clips})") * bool(self.clips)
         return decide(self.claim, text, value, at_least=self.at_least, unit=self.unit, smallest=self.smallest)
 
 
@@ -158,7 +160,9 @@ def answers(asked: Mapping[str, Claim], tables: Mapping[str, pd.DataFrame]) -> d
     rows = {}
     for key, claim in asked.items():
         where, values = first_to_tell(claim, tables)
-        rows[key] = claim.row(claim.found(values) if where else None, where)
+        rows[key] = claim.row(None)
+        if values is not None:
+            rows[key] = claim.row(claim.found(values), where, values["clip"].nunique())
     return rows
 
 

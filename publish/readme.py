@@ -11,11 +11,11 @@ from benchmarks import tables
 from measures.evidence import VERDICTS, expected
 from publish.findings import PAPERS, counted, grounds, main_claims, measured, standing
 from publish.marks import read_marked, write_marked
+from studies.benchmark import kept
 from studies.results import reading
 from studies.settings import Params
 
 CLAIMS = Path("reports/metrics/claims.json")
-SCORES = Path("reports/benchmark/scores.csv")
 COMMAND = "python -m publish readme"
 
 
@@ -24,30 +24,26 @@ def write_readme(params: Params) -> None:
 
     No stage's work: DVC takes away what a stage writes before it runs.
     """
-    for page, name, text in parts():
+    for page, name, text in parts(params):
         write_marked(page, name, text)
 
 
-def outdated() -> list[str]:
+def outdated(params: Params) -> list[str]:
     """The parts that say something else than reports/ and benchmarks/results do."""
     return [
         f"{page} says something else about {name}: run `{COMMAND}`"
-        for page, name, text in parts()
+        for page, name, text in parts(params)
         if read_marked(page, name) != text
     ]
 
 
-def parts() -> Iterator[tuple[str, str, str]]:
+def parts(params: Params) -> Iterator[tuple[str, str, str]]:
     """Every generated part: its page, the name of its marks, its text."""
     with reading(CLAIMS):
         claims = json.loads(CLAIMS.read_text())
         if not isinstance(claims, list):
             raise ValueError("it is no list")
-    scores = pd.DataFrame(columns=["method", "clip", "edit"], dtype=object)  # where no benchmark is committed
-    if SCORES.is_file():
-        with reading(SCORES):
-            scores = pd.read_csv(SCORES)
-    yield "README.md", "findings", findings(claims, scores)
+    yield "README.md", "findings", findings(claims, kept("scores", params)[0])
     yield "README.md", "claims of the paper", of_paper(claims)
     yield "README.md", "claims", counts(claims)
     yield "README.md", "times", tables.times()

@@ -46,11 +46,11 @@ def verify(params: Params) -> None:
     mend_lock()
     checks = {"dvc.lock is of these settings, sources and inputs": check_lock}
     if any(KEPT.glob("*.csv")):
-        checks["the clips made again score as the committed benchmark says"] = lambda: check_scores(params)
+        checks["the clips made again score as the committed benchmark says"] = check_scores
         checks["the committed benchmark was made with these settings and measures"] = lambda: check_settings(params)
     else:
         print("none no scores of the whole list of clips are committed that those of this run could be compared with")
-    checks["README, docs, report and claims agree"] = check_claims
+    checks["README, docs, report and claims agree"] = lambda: check_claims(params)
     failed = sum(not _passes(name, check) for name, check in checks.items())
     if failed:
         raise InputError(f"{failed} of {len(checks)} checks failed, see above: `make reproduce` makes all anew")
@@ -75,7 +75,7 @@ def check_lock() -> list[str]:
     return [f"stale: {', '.join(stale)}"] if stale else []
 
 
-def check_scores(params: Params, notebooks: Path = Path("results/notebooks"), kept: Path = KEPT) -> list[str]:
+def check_scores(notebooks: Path = Path("results/notebooks"), kept: Path = KEPT) -> list[str]:
     """Where a method's mean over the clips of params.yaml differs from the committed one by more than its tolerance, of
     the parts that are committed."""
     problems = []
@@ -117,11 +117,11 @@ def check_settings(params: Params, kept: Path = KEPT / "settings.json") -> list[
     return [f"{key} differs" for key in now if then.get(key) != now[key]]
 
 
-def check_claims(report: str | Path = "reports/index.html") -> list[str]:
+def check_claims(params: Params, report: str | Path = "reports/index.html") -> list[str]:
     """Where README, docs/, the report's page or a section's own file says something else than claims.json."""
     if not CLAIMS.is_file():
         return [f"{CLAIMS} is not here"]
-    problems = outdated()
+    problems = outdated(params)
     claims = json.loads(CLAIMS.read_text())
     with reading(report):
         page = Path(report).read_text()

@@ -33,7 +33,7 @@ def make_ahead(params: Params, make: Callable, jobs: Sequence[tuple]) -> None:
     # A fork has everything imported; nothing was computed here, so that no thread is missing in it.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     workers = min(count, len(missing))
-    with interrupt.unwinding(), ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+    with interrupt.unwinding(), ProcessPoolExecutor(workers, context, _begin) as pool:
         with interrupt.held():  # else it may come when there is a process that nobody knows yet
             running = [pool.submit(make, *job) for job in missing]
         try:
@@ -47,6 +47,11 @@ def make_ahead(params: Params, make: Callable, jobs: Sequence[tuple]) -> None:
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+    interrupt.end_with_parent()
 
 
 def _is_finished(make: Callable, job: tuple) -> bool:

@@ -148,13 +148,16 @@ def test_shares_and_errors_have_ranges():
 
 def test_a_table_that_does_not_say_which_clips_are_meant_tells_nothing_of_some():
     claim = Claim("kept", "identity kept", METHOD, edits=("place",), clips="unseen")
-    scores = table(**{"identity kept": {METHOD: 0.8}})
-    assert claim.values(scores) is not None and claim.values(scores.drop(columns="seen")) is None
+    scores = table(5, **{"identity kept": {METHOD: 0.8}})
+    unsaid = scores.drop(columns="seen")
+    assert claim.values(scores) is not None and claim.values(unsaid) is None
+    told = answers({"kept": claim}, {"other clips": unsaid, "5 clips": scores})
+    assert told["kept"]["measure"] == f"Identity kept of {METHOD}, edits of place, 5 clips (2 unseen)"
 
 
 def test_a_row_says_of_which_edits_and_clips_it_is_and_in_which_unit():
-    row = ALL["02_results", "identity_kept_unseen"].row(gain(0.7, 0.05), "all 42 clips")
-    assert row["measure"] == "Identity kept of Tune-A-Video, edits of place and style, all 42 clips, unseen"
+    row = ALL["02_results", "identity_kept_unseen"].row(gain(0.7, 0.05), "all 42 clips", 21)
+    assert row["measure"] == "Identity kept of Tune-A-Video, edits of place and style, all 42 clips (21 unseen)"
     assert ALL["02_results", "reconstruction"].row(None)["expected"] == "at least 25 dB"
     slope = ALL["05_multi_object", "recall_number"].row(None)
     assert slope["measure"].startswith("Missed of no condition beyond the judge's own, per thing more")

@@ -51,19 +51,18 @@ def pages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     readme.CLAIMS.parent.mkdir(parents=True)
     readme.CLAIMS.write_text(json.dumps(ROWS))
-    readme.SCORES.parent.mkdir(parents=True)
-    SCORES.to_csv(readme.SCORES, index=False)
+    monkeypatch.setattr(readme, "kept", lambda part, params: (SCORES, ""))
     Path("docs").mkdir()
-    for page, name, _ in readme.parts():
+    for page, name, _ in readme.parts(None):
         with open(page, "a") as file:
             file.write(f"before\n<!-- {name} -->\nout of date\n<!-- end of {name} -->\nafter\n")
     return tmp_path
 
 
 def test_the_generated_parts_are_written_and_the_rest_stays(pages):
-    assert "README.md says something else about findings: run `python -m publish readme`" in outdated()
+    assert "README.md says something else about findings: run `python -m publish readme`" in outdated(None)
     write_readme(None)
-    assert outdated() == []
+    assert outdated(None) == []
     text = Path("README.md").read_text()
     assert text.startswith("before\n<!-- findings -->\n- Of") and text.endswith("<!-- end of speed -->\nafter\n")
     assert "out of date" not in text
@@ -71,10 +70,11 @@ def test_the_generated_parts_are_written_and_the_rest_stays(pages):
     assert Path("README.md").read_text() == text
 
 
-def test_where_no_benchmark_is_committed_nothing_is_said_of_the_methods_place(pages):
-    readme.SCORES.unlink()
+def test_where_no_benchmark_is_committed_nothing_is_said_of_the_methods_place(pages, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(pages)
     write_readme(None)
-    assert "ranks" not in Path("README.md").read_text() and outdated() == []
+    assert "ranks" not in Path("README.md").read_text() and outdated(None) == []
 
 
 def test_a_page_without_marks_is_refused(pages):
@@ -115,7 +115,7 @@ def test_an_undecided_claim_says_how_many_clips_would_decide_it_and_small_effect
 
 def test_the_repositorys_pages_say_what_its_reports_and_benchmarks_say(monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert outdated() == []
+    assert outdated(load_params()) == []
 
 
 def test_the_claims_that_the_readme_names_are_asked_for():

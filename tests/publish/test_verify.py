@@ -24,24 +24,23 @@ def reports(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     verify.CLAIMS.parent.mkdir(parents=True)
     verify.CLAIMS.write_text(json.dumps(ROWS))
-    readme.SCORES.parent.mkdir()
-    pd.DataFrame(columns=["method", "clip", "edit", "edit success"]).to_csv(readme.SCORES, index=False)
+    monkeypatch.setattr(readme, "kept", lambda part, params: (pd.DataFrame(columns=["method", "clip", "edit"]), ""))
     own = {row["name"]: {k: v for k, v in row.items() if k not in ("section", "name")} for row in ROWS}
     (verify.CLAIMS.parent / "02_results.json").write_text(json.dumps(own))
     Path("reports/index.html").write_text(" ".join(measured(row) for row in ROWS))
     Path("docs").mkdir()
-    for page, name, text in readme.parts():
+    for page, name, text in readme.parts(None):
         with open(page, "a") as file:
             file.write(f"<!-- {name} -->\n{text}<!-- end of {name} -->\n")
     return tmp_path
 
 
 def test_pages_that_agree_pass_and_each_that_does_not_is_named(reports):
-    assert verify.check_claims() == []
+    assert verify.check_claims(None) == []
     Path("README.md").write_text(Path("README.md").read_text().replace("| 2 | 1 | 1 |", "| 2 | 2 |  |"))
     Path("reports/index.html").write_text(measured(ROWS[0]))
     (verify.CLAIMS.parent / "02_results.json").write_text("{}")
-    assert verify.check_claims() == [
+    assert verify.check_claims(None) == [
         "README.md says something else about claims: run `python -m publish readme`",
         "reports/index.html does not show loss",
         "reports/metrics/02_results.json differs",
@@ -51,21 +50,21 @@ def test_pages_that_agree_pass_and_each_that_does_not_is_named(reports):
 def test_scores_are_compared_as_means_of_the_clips_that_both_have(reports, monkeypatch):
     monkeypatch.setattr(verify, "MADE_AGAIN", {"scores": "04"})
     again, kept, here = Path("results/04/scores.csv"), Path("kept/scores.csv"), (Path("results"), Path("kept"))
-    assert verify.check_scores(None, *here) == []  # nothing is committed of this part
+    assert verify.check_scores(*here) == []  # nothing is committed of this part
     kept.parent.mkdir()
     kept.touch()
-    assert verify.check_scores(None, *here) == [f"{again} is not here"]
+    assert verify.check_scores(*here) == [f"{again} is not here"]
     again.parent.mkdir(parents=True)
     rows = pd.DataFrame({"method": "SDEdit", "clip": ["a", "b"], "edit": "object", "frame consistency": [90.0, 92.0]})
     other = pd.DataFrame({"method": ["SDEdit"], "clip": "c", "edit": "object", "frame consistency": 10.0})
     rows.to_csv(again, index=False)
     pd.concat([rows.assign(**{"frame consistency": [91.0, 92.0]}), other]).to_csv(kept, index=False)
-    assert verify.check_scores(None, *here) == []
+    assert verify.check_scores(*here) == []
     pd.concat([rows.assign(**{"frame consistency": [91.5, 92.0]}), other]).to_csv(kept, index=False)
     off = "frame consistency of SDEdit is off by 0.75, allowed are 0.6 (scores)"
-    assert verify.check_scores(None, *here) == [off]
+    assert verify.check_scores(*here) == [off]
     other.to_csv(kept, index=False)
-    assert verify.check_scores(None, *here) == [f"no clip of {again} is in {kept}"]
+    assert verify.check_scores(*here) == [f"no clip of {again} is in {kept}"]
 
 
 def test_variants_are_compared_with_those_of_their_seed(reports, monkeypatch):
@@ -75,11 +74,13 @@ def test_variants_are_compared_with_those_of_their_seed(reports, monkeypatch):
     rows = pd.DataFrame({"method": "no-tuning", "seed": [33], "clip": "a", "edit": "object", "edit success": 0.5})
     rows.to_csv("results/03/scores.csv", index=False)
     pd.concat([rows, rows.assign(seed=34, **{"edit success": 1.0})]).to_csv("kept/ablation.csv", index=False)
-    assert verify.check_scores(None, Path("results"), Path("kept")) == []
+    assert verify.check_scores(Path("results"), Path("kept")) == []
 
 
 def test_a_check_is_a_line_and_one_that_fails_is_bad_input(reports, monkeypatch, capsys):
     monkeypatch.setattr(verify, "check_lock", lambda: ["stale: edit"])
+    verify.KEPT.mkdir()
+    Path(verify.KEPT, "scores.csv").touch()
     params = load_params(Path(__file__).parents[2] / "params.yaml")
     with pytest.raises(InputError, match="3 of 4 checks failed"):
         verify.verify(params)

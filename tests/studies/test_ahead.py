@@ -1,6 +1,10 @@
 """Pieces that are made in processes side by side: the same bytes, and errors as of one process."""
 
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from studies.stages import edits_of
 from studies.store import Missing, finished_only
 from tests import tiny
 
+ROOT = Path(__file__).parents[2]
 VERBS = ("tune", "invert", "edit", "ablate", "peers", "control", "objects")
 
 
@@ -63,6 +68,41 @@ def test_bad_input_in_a_process_is_one_line(two_clips, set_params, capsys):
     assert main(["edit"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: other.mp4 cannot be read as a video") and said.count("\n") == 1
+
+
+NEVER_DONE = """
+import os, time
+from pathlib import Path
+from studies.ahead import make_ahead
+from studies.settings import load_params
+from studies.store import Store
+
+def make(name):
+    Store().take("frames", {"name": name}, (), lambda folder: sleep(name))
+
+def sleep(name):
+    Path(f"{name}.pid").write_text(str(os.getpid()))
+    time.sleep(600)
+
+make_ahead(load_params(), make, [("a",), ("b",)])
+"""
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed(two_clips, set_params):
+    set_params({"processes": 2})
+    environment, files = os.environ | {"PYTHONPATH": str(ROOT)}, [Path("a.pid"), Path("b.pid")]
+    started = subprocess.Popen([sys.executable, "-c", NEVER_DONE], env=environment)
+    while not all(file.exists() and file.read_text() for file in files):
+        assert started.poll() is None
+        time.sleep(0.1)
+    started.kill()
+    started.wait()
+    processes = [int(file.read_text()) for file in files]
+    for _ in range(100):
+        if not any(Path(f"/proc/{process}").exists() for process in processes):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{processes} are left")
 
 
 def test_a_process_that_is_killed_is_too_little_memory(two_clips, set_params, capsys, monkeypatch):
