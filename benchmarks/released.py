@@ -107,20 +107,21 @@ def compare(
 def ratios(rows: pd.DataFrame) -> pd.DataFrame:
     """Per frames, size and code: seconds of each step and of a whole clip, peak GB of tuning, each by the released.
 
-    rows: as `compare` writes them, of one machine. A whole clip is computed from its steps. What an interrupted run has
+    rows: as `compare` writes them, of one machine. A whole clip is computed from its steps: "as run", as each code's
+    script does it, and as "same work", one inversion and four edits after tuning. What an interrupted run has
     not measured all steps of is left out, and so is a size without the released code's.
     """
     rows = rows[rows.groupby(["frames", "size", "code"])["step"].transform("nunique") == len(STEPS)]
     rows = rows[rows.groupby(["frames", "size"])["code"].transform(lambda codes: "released" in set(codes))]
     wide = rows.set_index(["frames", "size", "code", "step"])["seconds"].unstack("step", sort=False)
     counts = [WHOLE["released" if code.startswith("released") else "here"] for _, _, code in wide.index]
-    wide["whole clip"] = [
-        sum(row[step] * times[step] for step in STEPS) for (_, row), times in zip(wide.iterrows(), counts, strict=True)
-    ]
+    for clip, times in {"as run": counts, "same work": [WHOLE["here"]] * len(wide)}.items():
+        steps = zip(wide[list(STEPS)].to_dict("records"), times, strict=True)
+        wide[clip] = [sum(row[step] * many[step] for step in STEPS) for row, many in steps]
     tuning = rows[rows["step"] == "tune"].set_index(["frames", "size", "code"])
     wide["peak GB"] = tuning["peak GB"]
     base = wide.xs("released", level="code")
-    for column in [*STEPS, "whole clip", "peak GB"]:
+    for column in [*STEPS, "as run", "same work", "peak GB"]:
         wide[f"{column}, ratio"] = [value / base.loc[key[:2], column] for key, value in wide[column].items()]
     return wide.reset_index()
 

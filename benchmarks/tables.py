@@ -76,16 +76,18 @@ def speed(results: Path = RESULTS) -> str:
 
 def _ratios(rows: pd.DataFrame) -> str:
     found = released.ratios(rows)
-    columns = {"tune": "tuning step", "invert": "inversion step", "edit": "edit step", "whole clip": "a whole clip"}
+    columns = {"tune": "tuning step", "invert": "inversion step", "edit": "edit step"}
+    clips = {"same work": "a whole clip, same work", "as run": "as each is run"}
     cells = [
         (f"{row['frames']} of {row['size']}x{row['size']}", row["code"],
-         *(_beside(row, column, _duration(row[column]) if column == "whole clip" else f"{row[column]:.2f} s")
-           for column in columns), _beside(row, "peak GB", f"{row['peak GB']:.1f} GB"))
+         *(_beside(row, column, f"{row[column]:.2f} s") for column in columns),
+         *(_beside(row, clip, _duration(row[clip])) for clip in clips),
+         _beside(row, "peak GB", f"{row['peak GB']:.1f} GB"))
         for _, row in found.iterrows()
     ]  # fmt: skip
     first = rows.iloc[0]
-    note = f"Measured on {first['device']}, torch {first['torch']}; a whole clip is computed from its steps."
-    return _table(("frames", "code", *columns.values(), "peak memory, tuning"), cells, note)
+    note = f"Measured on {first['device']}, torch {first['torch']}; whole clips are computed from their steps."
+    return _table(("frames", "code", *columns.values(), *clips.values(), "peak memory, tuning"), cells, note)
 
 
 def _beside(row: pd.Series, column: str, value: str) -> str:

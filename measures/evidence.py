@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,20 +10,29 @@ import numpy as np
 from scipy.special import ndtri, stdtr, stdtrit  # of Student's t; scipy.stats takes a second to import
 
 VERDICTS = {"holds": "hold", "fails": "fail", "negligible": "are negligible", "undecided": "are undecided"}
+WOULD = {"holds": "hold", "fails": "fail", "negligible": "be negligible"}  # what more clips would find
 FEW = 8  # claims, at most, that are told one by one
+FEWEST = 10  # clips of which an effect can be called negligible: fewer may be alike by chance
 LEVEL = 0.05  # of a section's claims together, and of an interval
 
 
 class Interval(NamedTuple):
     """A mean with the bounds of its 95 % interval; the bounds are nan where there is only one clip.
 
-    freedom: Student's degrees of freedom, of a mean over clips their number less one; 0 where it is not known.
+    n: how many clips (or laps) it is over; 0 where that is not known. fitted: the numbers that were fitted to them, of
+    a mean one, of a straight line two.
     """
 
     mean: float
     low: float
     high: float
-    freedom: int = 0
+    n: int = 0
+    fitted: int = 1
+
+    @property
+    def freedom(self) -> int:
+        """Student's degrees of freedom."""
+        return self.n - self.fitted
 
     def __format__(self, spec: str) -> str:
         bounds = "" if math.isnan(self.low) else f" ({self.low:{spec}} to {self.high:{spec}})"
@@ -44,13 +53,13 @@ def bootstrap(values: Mapping[str, Sequence[float]], draws: int = 10_000, seed: 
     counts = np.array([len(edits) for edits in values.values()])
     mean = float(sums.sum() / counts.sum())
     if len(values) == 1:
-        return Interval(mean, math.nan, math.nan)
+        return Interval(mean, math.nan, math.nan, 1)
     drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     n = len(values)
     wider = math.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975) / ndtri(0.975)
-    return Interval(mean, mean - wider * (mean - float(low)), mean + wider * (float(high) - mean), n - 1)
+    return Interval(mean, mean - wider * (mean - float(low)), mean + wider * (float(high) - mean), n)
 
 
 def decide(
@@ -67,8 +76,8 @@ def decide(
     A number holds or fails. An interval holds if all of it is within the bounds, fails if none of it is, and is
     undecided in between; so is a mean without an interval (one clip), and a value of None, which nothing measured. An
     interval of no width that only touches its bound is undecided too: [0, 0] is no evidence of a gain.
-    smallest: the smallest effect that matters. An interval that is nowhere as far as that from zero is negligible,
-    whatever side it is on.
+    smallest: the smallest effect that matters. An interval over FEWEST clips or more that is nowhere as far as that
+    from zero is negligible, whatever side it is on.
     The row's p is two-sided and against the one bound, as the interval is: it would touch the bound at the level p.
     """
     mean, low, high = value[:3] if isinstance(value, Interval) else [math.nan if value is None else value] * 3
@@ -78,15 +87,16 @@ def decide(
     if isinstance(value, Interval) and not math.isnan(low):
         row["interval"] = [_rounded(low), _rounded(high)]
         touches = low == high and (low == at_least) != (high == at_most)
-        if value.freedom and math.isinf(at_least) != math.isinf(at_most):
+        if value.freedom > 0 and math.isinf(at_least) != math.isinf(at_most):
             row |= _tested(value, at_most if math.isinf(at_least) else at_least)
+            row["side"] = "holds" if at_least <= mean <= at_most else "fails"
     if smallest:
         row["smallest"] = smallest
     if high < at_least or low > at_most:  # a bound that is nan is on no side
         row["verdict"] = "fails"
     elif at_least <= low and high <= at_most and not touches:
         row["verdict"] = "holds"
-    if smallest and row["interval"] and -smallest < low <= high < smallest and low < high:
+    if smallest and row.get("n", 0) >= FEWEST and -smallest < low <= high < smallest and low < high:
         row["verdict"] = "negligible"
     return row
 
@@ -95,7 +105,7 @@ def _tested(value: Interval, bound: float) -> dict:
     """How many clips (or laps) there are, and Student's p of their mean against a bound, which the interval faces."""
     reach = value.mean - value.low if bound < value.mean else value.high - value.mean
     t = stdtrit(value.freedom, 1 - LEVEL / 2) * _ratio(abs(value.mean - bound), reach)
-    return {"n": value.freedom + 1, "p": float(2 * stdtr(value.freedom, -t))}
+    return {"n": value.n, "freedom": value.freedom, "p": float(2 * stdtr(value.freedom, -t))}
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -105,8 +115,9 @@ def _ratio(part: float, whole: float) -> float:
 def settled(rows: Mapping[str, dict]) -> dict[str, dict]:
     """The rows of a section as they stand when all are asked together: each p after Holm.
 
-    A claim that holds or fails alone and not beside the others is undecided. An undecided one is given the n, of clips
-    or laps of the same spread, that would decide it if its mean stays as it is.
+    A claim that holds or fails alone and not beside the others is undecided. Negligible is each for itself. An
+    undecided one is given the n, of clips or laps of the same spread, that would decide it if its mean and the others
+    stay as they are, and the verdict it `would` have.
     """
     rows = {name: dict(row) for name, row in rows.items()}
     tested = sorted((row for row in rows.values() if "p" in row), key=lambda row: row["p"])
@@ -117,22 +128,43 @@ def settled(rows: Mapping[str, dict]) -> dict[str, dict]:
         least = row["p"]
         if row["verdict"] in ("holds", "fails") and row["p"] > LEVEL:
             row["verdict"] = "undecided"
-        if row["verdict"] == "undecided" and 0 < alone < 1:
-            row["needed"] = _needed(row, alone, share)
+        if row["verdict"] == "undecided" and 0 < alone:
+            row |= _needed(row, alone, share)
         row["p"] = float(f"{row['p']:.2g}")
+        del row["freedom"], row["side"]
     return rows
 
 
-def _needed(row: dict, p: float, share: float) -> int:
+def _needed(row: dict, p: float, share: float) -> dict:
     """Of how many clips p would be the share; with a smallest effect, or the interval be within it."""
-    freedom = row["n"] - 1
-    ratios = [stdtrit(freedom, 1 - share / 2) / stdtrit(freedom, 1 - p / 2)]
-    if "smallest" in row:
-        low, high = row["interval"]
-        room = row["smallest"] - abs(row["value"])
-        ratios += [max(high - row["value"], row["value"] - low) / room] if room > 0 else []
-    needed = math.ceil(row["n"] * min(ratios) ** 2)
-    return max(row["n"] + 1, int(float(f"{needed:.2g}")))
+    n, freedom, (low, high) = row["n"], row["freedom"], row["interval"]
+    t, needed = -stdtrit(freedom, p / 2), {}
+
+    def quantile(many: int, of: float) -> float:
+        return stdtrit(freedom + many - n, of)
+
+    if t > 0:
+        needed[row["side"]] = _least(n, lambda many: t * math.sqrt(many / n) >= quantile(many, 1 - share / 2))
+    room = row.get("smallest", 0) - abs(row["value"])
+    if room > 0:
+        reach = max(high - row["value"], row["value"] - low) / quantile(n, 1 - LEVEL / 2)
+        within = _least(n, lambda many: reach * math.sqrt(n / many) * quantile(many, 1 - LEVEL / 2) < room)
+        needed["negligible"] = max(FEWEST, within)
+    if not needed:
+        return {}
+    would = min(needed, key=needed.get)
+    return {"needed": max(n + 1, int(float(f"{needed[would]:.2g}"))), "would": would}
+
+
+def _least(n: int, enough: Callable[[int], bool]) -> int:
+    """The least number above n that is enough, as all above it are."""
+    most = n + 1
+    while not enough(most):
+        n, most = most, 2 * most
+    while most - n > 1:
+        middle = (n + most) // 2
+        n, most = (n, middle) if enough(middle) else (middle, most)
+    return most
 
 
 def _expected(at_least: float, at_most: float, unit: str) -> str:
@@ -156,11 +188,16 @@ def evidence(row: dict) -> str:
     if row["value"] is None:
         return f"**Undecided:** {row['claim']}. {row['measure']} is not measured."
     interval = f" (95 % interval {row['interval'][0]:.4g} to {row['interval'][1]:.4g})" if row["interval"] else ""
-    needed = f" An n of about {row['needed']:,} would decide it, if the mean stays." if "needed" in row else ""
     return (
         f"**{row['verdict'].capitalize()}:** {row['claim']}. "
-        f"{row['measure']} is {row['value']:.4g}{unit}{interval}; expected {expected(row)}.{needed}"
+        f"{row['measure']} is {row['value']:.4g}{unit}{interval}; expected {expected(row)}."
+        f"{f' It {needed(row)}, if the mean stays.' if 'needed' in row else ''}"
     )
+
+
+def needed(row: dict) -> str:
+    """What an undecided row would come to, and of how many clips or laps."""
+    return f"would {WOULD[row['would']]} with an n of about {row['needed']:,}"
 
 
 def expected(row: dict) -> str:

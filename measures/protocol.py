@@ -1,7 +1,7 @@
 """What the sections claim and by which measure: protocol.yaml, which was fixed before tuned models were scored."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -11,7 +11,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 from scipy import stats
 
-from measures.evidence import Interval, decide
+from measures.evidence import Interval, decide, settled
 from measures.tables import CAPTION, SOURCE, over_clips, paired, range_of
 
 CONDITIONS = {
@@ -109,13 +109,13 @@ class Claim:
             return None
         line = stats.linregress(values[self.by], values[self.measure])
         reach = stats.t.ppf(0.975, len(values) - 2) * line.stderr
-        return Interval(line.slope, line.slope - reach, line.slope + reach, len(values) - 2)
+        return Interval(line.slope, line.slope - reach, line.slope + reach, len(values), 2)
 
     def row(self, value: Interval | None, where: str = "", of: int | None = None) -> dict:
         """Its row of evidence. where: on which clips, to be said of what was measured; of how many of them, where it is
         asked of some."""
         text = self.measure[0].upper() + self.measure[1:]
-        text += f" of {self.more}" * bool(self.more) + f" above that of {self.than}" * bool(self.than)
+        text += f": {self.more} minus {self.than}" if self.than else f" of {self.more}"
         text += f" beyond the judge's own, {ALONG[self.by]}" if self.by else ""
         text += f", edits of {' and '.join(self.edits)}" * bool(self.edits)
         text += f", {where}" * bool(where)
@@ -164,6 +164,23 @@ def answers(asked: Mapping[str, Claim], tables: Mapping[str, pd.DataFrame]) -> d
         if values is not None:
             rows[key] = claim.row(claim.found(values), where, values["clip"].nunique())
     return rows
+
+
+def without(asked: Mapping[str, Claim], tables: Mapping[str, pd.DataFrame], clips: Collection[str]) -> str:
+    """Which verdicts are others where `clips`, which the last of the tables holds, are left out of those before it.
+
+    In a sentence; empty where these tell nothing.
+    """
+    *before, _ = tables
+    fewer = {where: tables[where][~tables[where]["clip"].isin(clips)] for where in before}
+    rows, left = settled(answers(asked, tables)), settled(answers(asked, fewer))
+    told = {key: row["verdict"] for key, row in left.items() if row["value"] is not None}
+    changed = [f"{asked[key].claim}: {verdict}, not {rows[key]['verdict']}" for key, verdict in told.items()
+               if verdict != rows[key]["verdict"]]  # fmt: skip
+    listed = f": {'; '.join(changed)}" if changed else ""
+    return (
+        f"Without these {len(clips)} clips {len(changed)} of {len(told)} verdicts are others{listed}." if told else ""
+    )
 
 
 def _each(key: str, known: dict[str, list[str]]) -> Iterator[dict[str, str]]:

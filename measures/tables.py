@@ -104,5 +104,5 @@ def over_clips(scores: pd.DataFrame, measure: str, within: tuple[float, float] |
     """
     taken = scores.reindex(columns=["clip", measure]).dropna()
     least, most = within or range_of(measure)
-    mean, low, high, freedom = bootstrap({clip: list(values) for clip, values in taken.groupby("clip")[measure]})
-    return Interval(mean, max(low, least), min(high, most), freedom)  # a bound that is nan stays so
+    mean, low, high, n, _ = bootstrap({clip: list(values) for clip, values in taken.groupby("clip")[measure]})
+    return Interval(mean, max(low, least), min(high, most), n)  # a bound that is nan stays so

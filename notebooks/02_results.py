@@ -30,9 +30,9 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from measures.evidence import answer, evidence, settled, write_metrics
-from measures.protocol import answers, claims
+from measures.protocol import answers, claims, without
 from measures.score import psnr
-from measures.tables import CAPTION, METHOD, means, over_clips, trivial
+from measures.tables import CAPTION, METHOD, SOURCE, means, over_clips, trivial
 
 # %% jupyter={"source_hidden": true}
 from publish import figures
@@ -257,6 +257,22 @@ rows = settled(answers(asked, tables))
 write_metrics(f"{out}/metrics.json", rows)
 display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
 
+# %%
+if fewer := without(asked, tables, params.clips):
+    why = "The judge's bound on naming an object was set on edited frames of the clips of params.yaml (docs/claims.md)."
+    display(Markdown(f"{why} {fewer}"))
+
+# %%
+if "identity stability" in of_truth:
+    agree = {where: means(table, ["identity stability"])["identity stability"] for where, table in tables.items()}
+    lines = [
+        f"- {where}: {of[METHOD]:.2f} of edits, {of[SOURCE]:.2f} of their sources"
+        for where, of in agree.items()
+        if {METHOD, SOURCE} <= {*of}
+    ]
+    told = "That frames agree is asked of CLIP, as in the paper. By the judge their identity stability is:"
+    display(Markdown("\n".join([told, "", *lines])))
+
 # %% tags=["answer"] jupyter={"source_hidden": true}
 display(Markdown(answer(rows)))
 figures.show_verdicts(asked, tables, rows, f"{out}/figures/evidence.png")
@@ -266,8 +282,8 @@ figures.show_verdicts(asked, tables, rows, f"{out}/figures/evidence.png")
 #
 # - Where no judge or no truth is (real footage), motion and edit success stay undecided: CLIP sees single frames and no
 #   motion. The judge itself errs; how often is measured in `miniature/README.md`.
-# - CLIP is no independent judge: it can find a prompt in a picture in which people recognise nothing. In the miniature
-#   its text tower is also what conditions the model that draws. Look at the strips before trusting a score.
+# - CLIP can find a prompt in a picture in which people recognise nothing, and the miniature's does not know all of its
+#   objects (`miniature/README.md`). Look at the strips before trusting a score.
 # - Frame consistency is no measure of quality: a still picture reaches 100.
 # - One seed per clip. The intervals are over clips and say nothing of other seeds.
 # - The paper reports a frame consistency of 92.40 and a text alignment of 27.58, over 42 DAVIS clips and 140 prompts

@@ -33,7 +33,7 @@ from IPython.display import Markdown, display
 
 from measures.evidence import answer, evidence, settled, write_metrics
 from measures.protocol import answers, claims
-from measures.tables import CAPTION, SOURCE, Stored, means
+from measures.tables import CAPTION, METHOD, SOURCE, Stored, means
 from publish import figures
 
 # %% jupyter={"source_hidden": true}
@@ -93,6 +93,7 @@ measured = ["recall", "swaps", "edit success", "motion correlation"]
 judged = [measure for measure in measured if measure in scores and scores[measure].notna().any()]
 by_number = scores.groupby(["things", "method"], sort=False)[judged].mean()
 if judged:
+    display(scores.groupby("things")["hidden"].mean().map("{:.0%}".format).to_frame())
     display(by_number.unstack("method").round(2).sort_index())
 
 # %% [markdown]
@@ -102,7 +103,7 @@ if judged:
 ordered = scores.dropna(subset=["things"]).sort_values(["things", "hidden"], kind="stable")
 told_of = ordered["clip"] + [f": {row.things:.0f}, {row.hidden:.0%} hidden" for row in ordered.itertuples()]
 ordered = ordered.assign(method=told_of)
-of_edits, of_source = (ordered[scores["method"].loc[ordered.index] == method] for method in ("no condition", SOURCE))
+of_edits, of_source = (ordered[scores["method"].loc[ordered.index] == method] for method in (METHOD, SOURCE))
 panels = means(of_edits, judged[:2])
 if "recall" in panels:
     panels |= {"recall of the source": means(of_source, ["recall"])["recall"]}
@@ -147,9 +148,10 @@ for number, (clip, entry) in enumerate(listed.items()):
 #
 # What grows with number or occlusion is the slope of a straight line through the clips' means without a condition, each
 # less the judge's own on the source; its interval is Student's, the clips being the sample. What a condition or tuning
-# changes is paired: the same clip, edit prompt and noise with and without. Who draws nothing that can be recognised
-# takes nothing for another, so swaps are read beside recall; and as things that are to pass each other may stay apart,
-# the motion is asked, too. What is there before tuning and stays is the image model's.
+# changes is paired: the same clip, edit prompt and noise with and without. A method that draws nothing recognisable
+# has no swaps, so they are read beside recall; and as things that are to pass each other may stay apart, the motion is
+# asked, too. What is there before tuning and stays is the image model's. *Per tenth hidden* is of the mean over things
+# and frames, not of the peak that a clip's name gives.
 
 # %%
 whole, said = kept("objects", params)
@@ -170,8 +172,10 @@ figures.show_verdicts(paired, tables, rows, f"{out}/figures/evidence.png")
 # %% [markdown]
 # ## Limits
 #
-# - Clips of one thing are few, and what hides it stands still: number and occlusion are not told from the kind of
-#   object and the style. What stays undecided here is not thereby refuted.
+# - Clips of one thing are few, and more of it is hidden (first table), by something that stands still: a slope over the
+#   number of things mixes the two, and that it is flat does not say that their number costs nothing. Nor are number and
+#   occlusion told from the kind of object and the style.
+# - What stays undecided here is not thereby refuted.
 # - Where things cover each other the judge often reads too little, on source clips too. A right edit of such a frame
 #   cannot be told from a wrong one, and what is beyond the judge's own may be too small.
 # - Edges, mask and pose are of the source clip, the last two from its truth: in real footage a detector would have to

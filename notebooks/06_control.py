@@ -81,16 +81,17 @@ for kind in kinds:
 #
 # The judge reads off every frame where the things are. *Centre error* is how far their centre is from where the
 # condition's clip has it, in pixels of a frame of 64; *mask overlap* is the intersection over union of the pixels that
-# show a thing, there and here; *motion correlation* compares the whole path (1: the same motion, 0: none of it).
+# show a thing, there and here; *motion correlation* compares the whole path (1: the same motion, 0: none of it). That
+# something is drawn where it should be does not say that it is what the prompt asks: *edit success* does.
 
 # %%
 scorer = Scores(params)
 cases = {(*at, following[at[2]] if at[1] == "other" else at[2]): folder for at, folder in drawn.data.items()}
 cases |= {("none", "own", *pair, pair[0]): folder for pair, folder in edits.data.items()}
-paths = {case: scorer.followed(case[-1], read_frames(folder)) for case, folder in cases.items()}
+paths = {case: scorer.led(*case[2:], read_frames(folder)) for case, folder in cases.items()}
 
 # %%
-columns = ["method", "whose", "clip", "edit", "centre error", "mask overlap", "motion correlation"]
+columns = ["method", "whose", "clip", "edit", "centre error", "mask overlap", "motion correlation", "edit success"]
 rows = [dict(zip(columns, case[:4], strict=False)) | path for case, path in paths.items() if path]
 paths = pd.DataFrame(rows, columns=columns)
 paths = paths.sort_values("method", key=lambda names: names.map(["none", *kinds].index), kind="stable").round(4)

@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 from torch import Tensor
 
 from benchmarks import full_size
@@ -25,6 +26,7 @@ from own.method import OwnMethod
 from publish import figures
 from studies.ahead import make_ahead
 from studies.machine import chosen_device
+from studies.presets import compose
 from studies.settings import Params, explain
 from studies.stages import edits_of
 from studies.store import Piece
@@ -34,6 +36,7 @@ from tav.errors import InputError
 SHOWN = 8  # frames of a row of the contact sheet, at most
 RATE = 8  # frames a second that are taken of a video, about: those that a clip is shown at
 LARGE = 320  # channels of the first level of Stable Diffusion: what memory was measured of
+LARGE_PRESET = "demo"  # of params/: settings for such a model
 RESERVE = 1.0  # GB that stay free
 MODES = {  # as benchmarks/memory.py names them, the fastest first: what they change in params.yaml
     "lean": full_size.MODES["lean"],
@@ -59,6 +62,7 @@ def edit_own_clip(params: Params, options: Namespace) -> None:
         raise InputError("--save keeps the weights that the paper tunes: leave it out, or set tune.tuned to paper")
     name = clip_name(options.clip.stem if options.clip.is_file() else options.clip.name)
     caption = options.caption or _caption(options.clip, options.captioner)
+    params, scaled = at_scale(params, options.model or params.model)
     settings, said = chosen(params, options)
     edits = {}
     for prompt in dict.fromkeys(options.edit):
@@ -68,7 +72,7 @@ def edit_own_clip(params: Params, options: Namespace) -> None:
         params = Params.model_validate(params.model_dump(mode="json") | settings | {"clips": {name: entry}})
     except ValidationError as error:
         raise InputError(explain(error)) from None
-    for text in said:
+    for text in scaled + said:
         print(text)
     make_ahead(params, edits_of, [(params, name)])  # of one clip nothing: it sets the number of threads
     entry, folder = params.clips[name], options.out or Path("results", "own", name)
@@ -100,6 +104,24 @@ def _keeping(method: OwnMethod, params: Params, entry: ClipEntry, keep: str) -> 
     (frames, *size), source = shape(params), entry.source
     mask = read_mask(Path(keep), frames, tuple(size), params.clip.fit, source.start, source.stride)
     return partial(method.edit_inside, mask=mask)
+
+
+def at_scale(params: Params, model: str) -> tuple[Params, list[str]]:
+    """These settings, or the demo's where `model` is as large as Stable Diffusion and that of params.yaml is not, and a
+    line that says so: a small model's rate and size teach a large one nothing."""
+    if model == params.model or not _is_large(model) or _is_large(params.model):
+        return params, []
+    demo = Params.model_validate(YAML(typ="safe").load(compose(LARGE_PRESET)))
+    said = f"settings are those of params/{LARGE_PRESET}.yaml: params.yaml has those of the smaller {params.model}"
+    return demo.model_copy(update={"device": params.device, "lora": params.lora}), [said]
+
+
+def _is_large(model: str) -> bool:
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            return UNet2DConditionModel.load_config(model, subfolder="unet")["block_out_channels"][0] >= LARGE
+        except (OSError, KeyError):  # loading the model says what is wrong with it
+            return False
 
 
 def chosen(params: Params, options: Namespace) -> tuple[dict, list[str]]:
@@ -140,12 +162,7 @@ def fit_memory(params: Params, model: str, frames: int, size: int | list[int]) -
     are those of benchmarks/results, by the line of benchmarks/memory.py.
     """
     rows = read("memory", RESULTS)
-    with warnings.catch_warnings(action="ignore"):
-        try:
-            channels = UNet2DConditionModel.load_config(model, subfolder="unet")["block_out_channels"][0]
-        except (OSError, KeyError):  # loading the model says what is wrong with it
-            return "", frames
-    if channels < LARGE or rows.empty:
+    if rows.empty or not _is_large(model):
         return "", frames
     cuda = chosen_device(params) == "cuda"
     space = (torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available) / 1e9 - RESERVE

@@ -295,7 +295,10 @@ def verdicts(asked: Mapping[str, Claim], tables: Mapping[str, pd.DataFrame], row
         axes.set(xlim=(low, high), ylim=(len(keys) - 0.55, -0.75), yticks=[])
         unit = f", {asked[keys[0]].unit}" if asked[keys[0]].unit else ""
         axes.set_xlabel(f"{measure}{unit}: difference, edit by edit" if differs else f"{measure}{unit}")
-    words = "Dots: clips. Bar: the mean's 95 % interval. Shaded: as claimed. Between dotted lines: too small to matter."
+    words = (
+        "Dots: clips. Bar: the mean's 95 % interval. Shaded: as claimed. Between dotted lines: too small to matter.\n"
+    )
+    words += "Verdicts are of all claims together (Holm): one alone on the claimed side may still be undecided."
     figure.suptitle(words, x=0.01, ha="left", fontsize=8)
     return figure
 

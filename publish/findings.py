@@ -4,10 +4,12 @@ from collections import Counter
 
 import pandas as pd
 
-from measures.evidence import VERDICTS, expected
+from measures.evidence import VERDICTS, expected, needed
 from measures.tables import METHOD, REPEATED, SOURCE
 
-CHECKS = "01_method"  # what it asks cannot come out otherwise if the code is right: counted apart
+CHECKS = {"01_method": "", "07_cost": "multiply_adds"}  # rows that cannot come out otherwise if the code is right, by
+# their section and what their names begin with: counted apart
+COST = "07_cost"
 NAMED = (  # does it edit, what does tuning buy, what does ST-Attn, is it better, where does it fail
     ("02_results", "edited_in_motion"),
     ("03_ablation", "tuning_motion"),
@@ -35,13 +37,24 @@ RANKED = "edited in motion", "identity kept", "identity stability", "frame consi
 
 
 def counted(claims: list[dict]) -> str:
-    """How many claims got which verdict, in two sentences."""
-    checks = [row for row in claims if row["section"] == CHECKS]
-    others = [row for row in claims if row["section"] != CHECKS]
-    verdicts = Counter(row["verdict"] for row in others)
-    count = ", ".join(f"{verdicts[verdict]} {words}" for verdict, words in VERDICTS.items() if verdicts[verdict])
-    held = sum(row["verdict"] == "holds" for row in checks)
-    return f"Of {len(others)} claims, {count}. Of {len(checks)} checks of the method's code, {held} hold."
+    """How many claims got which verdict, in a sentence on edits, one on cost and one on checks; none of what is not."""
+    checks = [row for row in claims if is_check(row)]
+    others = [row for row in claims if not is_check(row)]
+    of = {"on edits": [row for row in others if row["section"] != COST],
+          "on cost": [row for row in others if row["section"] == COST]}  # fmt: skip
+    said = [f"Of {len(rows)} claims {what}, {_verdicts(rows)}." for what, rows in of.items() if rows]
+    said += [f"Of {len(checks)} checks of the method's code, {_verdicts(checks)}."] if checks else []
+    return " ".join(said)
+
+
+def is_check(row: dict) -> bool:
+    """Whether a row asks for what has one right answer."""
+    return row["section"] in CHECKS and row["name"].startswith(CHECKS[row["section"]])
+
+
+def _verdicts(rows: list[dict]) -> str:
+    verdicts = Counter(row["verdict"] for row in rows)
+    return ", ".join(f"{verdicts[verdict]} {words}" for verdict, words in VERDICTS.items() if verdicts[verdict])
 
 
 def standing(scores: pd.DataFrame) -> str:
@@ -82,5 +95,5 @@ def measured(row: dict) -> str:
 def grounds(row: dict) -> str:
     """Why a claim has its verdict, in words for a sentence."""
     measure = row["measure"][0].lower() + row["measure"][1:]
-    needed = f"; n of about {row['needed']:,} would decide it" if "needed" in row else ""
-    return f"{measure}: {measured(row)}; expected: {expected(row)}{needed}"
+    more = f"; it {needed(row)}" if "needed" in row else ""
+    return f"{measure}, is {measured(row)}; expected: {expected(row)}{more}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import tables
-from measures.evidence import VERDICTS, expected
+from measures.evidence import VERDICTS, expected, needed
 from publish.findings import PAPERS, counted, grounds, main_claims, measured, standing
 from publish.marks import read_marked, write_marked
 from studies.benchmark import kept
@@ -65,16 +65,17 @@ def findings(claims: list[dict], scores: pd.DataFrame) -> str:
 
 def of_paper(claims: list[dict]) -> str:
     """The paper's own claims, each with its one measure and verdict."""
-    rows = [("claim of the paper", "measured", "verdict"), ("---",) * 3]
+    rows = [("claim of the paper", "measure", "value", "expected", "p", "verdict"), ("---",) * 6]
     for row in main_claims(claims, PAPERS):
-        rows.append((row["claim"], f"{row['measure']}: {measured(row)}", f"**{row['verdict']}**"))
+        cells = row["claim"], row["measure"], measured(row), expected(row), row.get("p", "")
+        rows.append((*cells, f"**{row['verdict']}**"))
     return _table(rows)
 
 
 def counts(claims: list[dict]) -> str:
     """How many claims of each section got which verdict."""
     shown = [verdict for verdict in VERDICTS if verdict != "negligible" or any(r["verdict"] == verdict for r in claims)]
-    rows = [("section", "claims (section 1: checks)", *shown), ("---",) * (2 + len(shown))]
+    rows = [("section", "claims and checks", *shown), ("---",) * (2 + len(shown))]
     for section, own in _sections(claims).items():
         verdicts = Counter(row["verdict"] for row in own)
         page = f"[{section}](reports/notebooks/{section}.ipynb)"
@@ -88,9 +89,9 @@ def every_claim(claims: list[dict]) -> str:
     for section, own in _sections(claims).items():
         rows = [("claim", "measure", "value", "expected", "n", "p", "verdict"), ("---",) * 7]
         for row in own:
-            needed = f" (n of about {row['needed']:,} would decide)" if "needed" in row else ""
+            more = f" ({needed(row)})" if "needed" in row else ""
             cells = row["claim"], row["measure"], measured(row), expected(row), row.get("n", ""), row.get("p", "")
-            rows.append((*cells, f"**{row['verdict']}**{needed}"))
+            rows.append((*cells, f"**{row['verdict']}**{more}"))
         text.append(f"## [{section}](../reports/notebooks/{section}.ipynb)\n\n{_table(rows)}")
     return "\n".join(text)
 

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch.nn.functional import interpolate
 
 from measures.clips import ClipEntry
-from measures.evidence import expected
+from measures.evidence import expected, needed
 from measures.tables import METHOD
 from publish import figures
 from publish.findings import counted, grounds, main_claims, measured, standing
@@ -94,7 +94,7 @@ def _render(template: str, path: Path, **values) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"measured": measured, "expected": expected}
+    environment.filters |= {"measured": measured, "expected": expected, "needed": needed}
     path.write_text(environment.get_template(template).render(**values))
     return path
 

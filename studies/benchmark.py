@@ -198,7 +198,7 @@ def score_clip(params: Params, name: str) -> dict[str, pd.DataFrame]:
     scores: of the method, the peers and those that do nothing. reconstructions: PSNR of what the inverted noise samples
     back to. ablation: of the method and its variants, each by the seeds of `benchmark.seeds`. full_ablation: of its
     variants by the first seed, on every third clip. control: of the method and of edits under the clip's own
-    conditions. paths: how conditions are followed, the clip's own and those of the next clip.
+    conditions. paths: how conditions are followed, the clip's own and those of the next clip, and edit success.
     """
     entry, method, asked = params.clips[name], Method(params), params.benchmark.parts
     scores = Scores(params, source=lambda clip: read_frames(method.source(params.clips[clip]).folder))
@@ -265,7 +265,7 @@ def _paths(params: Params, name: str, scores: Scores, edits: Stored, drawn: dict
     rows = [
         dict(zip(columns, case, strict=True)) | path
         for case, folder in cases.items()
-        if (path := scores.followed(shown[case[1]], read_frames(folder)))
+        if (path := scores.led(*case[2:], shown[case[1]], read_frames(folder)))
     ]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns, dtype=object)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from measures.clips import ClipEntry
-from measures.tables import CAPTION
+from measures.tables import CAPTION, METHOD
 from studies.ahead import make_ahead
 from studies.control import Controlled
 from studies.method import Method
@@ -12,7 +12,7 @@ from studies.settings import Params
 from studies.stages import collect
 from studies.store import Piece
 
-CASES = {"edit": "no condition", "untuned": "without tuning"}  # what tables call kinds that are no control
+CASES = {"edit": METHOD, "untuned": "no-tuning"}  # what tables call kinds that are no control
 
 
 def objects(params: Params) -> None:

@@ -32,6 +32,8 @@ def compose(preset: str) -> str:
     Sections take single settings; what maps names of the user's (clips, variants, ...) is taken whole.
     """
     path = FOLDER / f"{preset}.yaml"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: run this from the folder that holds params.yaml")
     if preset in (BASE, LAST):
         return path.read_text()
     yaml = YAML()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property
@@ -74,6 +75,11 @@ class Scores:
         needs |= entry.source.model_dump(exclude={"path"})
 
         return self._kept(needs, ("measures.evaluate.Evaluator",), lambda: self.evaluator.score(clip, edit, frames))
+
+    def led(self, clip: str, edit: str, by: str, frames: Tensor) -> dict[str, float]:
+        """What is drawn of an edit under the condition of the clip `by`: see `followed`, and whether it is the edit."""
+        path = self.followed(by, frames)
+        return path and path | {"edit success": self.score(clip, edit, frames).get("edit success", math.nan)}
 
     def followed(self, clip: str, frames: Tensor) -> dict[str, float]:
         """How closely frames f 3 h w in [0, 1] keep to where a clip has its things, see `measures.truth.followed`.

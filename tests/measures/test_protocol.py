@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from ruamel.yaml import YAML
+from scipy import stats
 
 import peers
 from measures import protocol
 from measures.evidence import Interval, answer, decide, evidence, settled
-from measures.protocol import Claim, answers
+from measures.protocol import Claim, answers, without
 from measures.tables import METHOD, RANGES
 from miniature.clips import DATA
 from miniature.moves import GROUPS
@@ -24,7 +25,7 @@ ALL = {(section, key): claim for section in protocol.sections()
 
 
 def gain(mean: float, reach: float, clips: int = 42) -> Interval:
-    return Interval(mean, mean - reach, mean + reach, clips - 1)
+    return Interval(mean, mean - reach, mean + reach, clips)
 
 
 def scores(clips: int, **methods: list[float]) -> pd.DataFrame:
@@ -112,22 +113,22 @@ def test_a_slope_is_of_what_is_beyond_the_sources_own_and_per_thing_or_tenth_hid
          "hidden": 0.05 * clip, "recall": 0.9 - edited * 0.1 * (1 + clip % 3) - 0.01 * (clip % 2),
          "swaps": 0.02 * clip + edited * 0.03 * clip}
         for clip in range(12)
-        for method, edited in (("the source clip itself", 0), ("no condition", 1))
+        for method, edited in (("the source clip itself", 0), (METHOD, 1))
     ]  # fmt: skip
     found = claim.found(claim.values(pd.DataFrame(rows)))
     assert found.mean == pytest.approx(0.1 if key == "recall_number" else 0.06) and found.freedom == 10
     assert claim.row(found)["verdict"] == "holds"
     assert claim.found(claim.values(pd.DataFrame(rows[:4]))) is None
-    assert claim.values(pd.DataFrame([row for row in rows if row["method"] == "no condition"])) is None
+    assert claim.values(pd.DataFrame([row for row in rows if row["method"] == METHOD])) is None
 
 
 def test_where_nothing_was_recalled_or_swapped_nothing_is_known_of_it():
-    scores = table(**{"edited in motion": {"no condition": 0.7, "the source clip itself": 0.0}})
+    scores = table(**{"edited in motion": {METHOD: 0.7, "the source clip itself": 0.0}})
     assert ALL["05_multi_object", "recall_number"].values(scores) is None
 
 
 def test_missed_is_what_recall_leaves():
-    scores = table(recall={"no condition": 0.7}).assign(things=2.0, hidden=0.5)
+    scores = table(recall={METHOD: 0.7}).assign(things=2.0, hidden=0.5)
     asked = ALL["05_multi_object", "recall_number"].asked_of(scores)
     assert set(asked["edit"]) == {"place"}
     np.testing.assert_allclose(asked["missed"], 1 - asked["recall"])
@@ -160,7 +161,7 @@ def test_a_row_says_of_which_edits_and_clips_it_is_and_in_which_unit():
     assert row["measure"] == "Identity kept of Tune-A-Video, edits of place and style, all 42 clips (21 unseen)"
     assert ALL["02_results", "reconstruction"].row(None)["expected"] == "at least 25 dB"
     slope = ALL["05_multi_object", "recall_number"].row(None)
-    assert slope["measure"].startswith("Missed of no condition beyond the judge's own, per thing more")
+    assert slope["measure"].startswith("Missed of Tune-A-Video beyond the judge's own, per thing more")
 
 
 @pytest.mark.parametrize(
@@ -197,24 +198,64 @@ def test_claims_that_are_asked_together_need_more_evidence_each():
     json.dumps(found, allow_nan=False)
 
 
-def test_an_undecided_claim_says_how_many_clips_would_decide_it():
+def test_an_undecided_claim_says_how_many_clips_would_decide_it_and_how():
     row = settled({"one": decide("more", "gain", gain(0.5, 1.0), at_least=0)})["one"]
-    assert row["verdict"] == "undecided" and row["needed"] == 170  # an interval of half the width: four times as many
-    assert evidence(row).endswith("An n of about 170 would decide it, if the mean stays.")
+    assert row["verdict"] == "undecided" and (row["needed"], row["would"]) == (160, "holds")
+    assert evidence(row).endswith("It would hold with an n of about 160, if the mean stays.")
+    less = settled({"one": decide("more", "gain", gain(-0.5, 1.0), at_least=0)})["one"]
+    assert (less["needed"], less["would"]) == (160, "fails")
     small = settled({"one": decide("more", "gain", gain(0.01, 0.08), at_least=0, smallest=0.05)})["one"]
-    assert small["needed"] == 170  # to lie within the smallest effect needs fewer than to leave zero
+    assert (small["needed"], small["would"]) == (160, "negligible")  # fewer than to leave zero
     assert "needed" not in settled({"one": decide("more", "gain", gain(1.0, 0.5), at_least=0)})["one"]
+    assert "needed" not in settled({"one": decide("more", "gain", gain(0.0, 0.5), at_least=0)})["one"]  # no n would
+
+
+@pytest.mark.parametrize("fitted", [1, 2])
+@pytest.mark.parametrize("asked", [1, 20])
+def test_with_that_many_clips_of_the_same_spread_it_is_decided_and_with_fewer_not(asked, fitted):
+    def spread(n: int) -> Interval:
+        """A mean of 0.3 whose standard error is 1 over the root of n."""
+        reach = stats.t.ppf(0.975, n - fitted) / math.sqrt(n)
+        return Interval(0.3, 0.3 - reach, 0.3 + reach, n, fitted)
+
+    def found(n: int) -> dict:
+        others = {f"other {number}": decide("", "", gain(0.0, 1.0), at_least=0) for number in range(asked - 1)}
+        return settled({"one": decide("more", "gain", spread(n), at_least=0)} | others)["one"]
+
+    row = found(4)
+    assert row["verdict"] == "undecided" and row["n"] == 4
+    assert found(round(1.06 * row["needed"]))["verdict"] == "holds"  # it is rounded to two digits
+    assert found(round(0.94 * row["needed"]))["verdict"] == "undecided"
+
+
+def test_few_clips_never_make_an_effect_negligible():
+    assert decide("more", "gain", gain(0.01, 0.03, 9), at_least=0, smallest=0.05)["verdict"] == "undecided"
+    row = settled({"one": decide("more", "gain", gain(0.01, 0.03, 6), at_least=0, smallest=0.05)})["one"]
+    assert (row["needed"], row["would"]) == (10, "negligible")
 
 
 def test_a_claim_takes_the_first_table_that_can_tell():
     claim = Claim("more", "edit success", METHOD, "other", smallest=0.05)
     few, many = scores(2, **{METHOD: [1, 1], "other": [0, 0]}), scores(4, **{METHOD: [1] * 4, "other": [0.5] * 4})
     found = answers({"a": claim}, {"all": many, "few": few})["a"]
-    assert found["value"] == 0.5 and found["measure"].endswith("above that of other, all")
+    assert found["value"] == 0.5 and found["measure"].endswith("minus other, all")
     without = many[many["method"] == METHOD]
     assert answers({"a": claim}, {"all": without, "few": few})["a"]["value"] == 1
     nowhere = answers({"a": claim}, {"all": without})["a"]
     assert nowhere["value"] is None and nowhere["verdict"] == "undecided"
+
+
+def test_verdicts_that_some_clips_alone_bring_about_are_named():
+    claims = {"a": Claim("better", "edit success", METHOD, "other", smallest=0.05),
+              "b": Claim("as good", "edit success", METHOD, "other", at_least=-0.5)}  # fmt: skip
+    rest = [0.1 * (number % 2) for number in range(12)]
+    whole, few = (scores(n, **{METHOD: of[:n], "other": [0.0] * n}) for n, of in ((12, [1, 1, 1, *rest]), (3, [1] * 3)))
+    tables, clips = {"all": whole, "few": few}, ["clip-0", "clip-1", "clip-2"]
+    assert without(claims, tables, clips) == "Without these 3 clips 0 of 2 verdicts are others."
+    whole.loc[whole["clip"].isin(clips) & (whole["method"] == METHOD), "edit success"] = -1.0
+    changed = "better: holds, not undecided; as good: holds, not undecided"
+    assert without(claims, tables, clips) == f"Without these 3 clips 2 of 2 verdicts are others: {changed}."
+    assert without(claims, {"all": whole.head(0), "few": few}, clips) == ""
 
 
 def test_an_answer_names_the_claims_of_each_verdict_or_counts_them():

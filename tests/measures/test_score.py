@@ -53,7 +53,7 @@ def test_the_interval_resamples_clips_and_keeps_their_edits_together():
     assert interval.low == pytest.approx(1.5 - wider * 0.5, abs=1e-3)  # whole clips: either one may be drawn twice,
     assert interval.high == pytest.approx(1.5 + wider * 1.5, abs=1e-3)  # which gives means of 1 and of 3
     assert bootstrap(values) == interval
-    assert bootstrap({str(clip): [2.0, 2.0] for clip in range(5)}) == Interval(2.0, 2.0, 2.0, 4)
+    assert bootstrap({str(clip): [2.0, 2.0] for clip in range(5)}) == Interval(2.0, 2.0, 2.0, 5)
 
 
 def test_an_interval_of_eight_clips_holds_the_truth_nearly_as_often_as_it_says():

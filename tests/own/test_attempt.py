@@ -13,6 +13,7 @@ from studies.__main__ import main
 from studies.settings import load_params
 from tav.clip import read_clip, read_frames, write_clip, write_frames
 from tests import tiny_clip
+from tests.workspace import ROOT
 
 FIRST, SECOND = "a circle is moving", "a square is moving on the beach"
 
@@ -174,3 +175,19 @@ def test_memory_at_hand_chooses_the_mode_and_the_frames_of_a_large_model(workpla
 
 def test_a_small_model_takes_all_frames_whatever_the_memory(workplace):
     assert attempt.fit_memory(load_params(), "models/tiny", 4, 32) == ("", 4)
+
+
+def test_a_large_model_is_not_tuned_with_the_settings_of_a_small_one(workplace, monkeypatch):
+    of = {"models/tiny": 32, "large": 320}
+    monkeypatch.setattr(
+        attempt.UNet2DConditionModel, "load_config", lambda model, **_: {"block_out_channels": (of[model],)}
+    )
+    params = load_params()
+    assert attempt.at_scale(params, "models/tiny") == (params, [])
+    with pytest.raises(attempt.InputError, match="params/demo.yaml does not exist"):
+        attempt.at_scale(params, "large")
+    Path("params").symlink_to(ROOT / "params")
+    scaled, (said,) = attempt.at_scale(params, "large")
+    assert (scaled.clip.size, scaled.tune.steps, scaled.tune.learning_rate) == (512, 500, 3e-5)
+    assert scaled.device == params.device and said.startswith("settings are those of params/demo.yaml")
+    assert attempt.at_scale(scaled.model_copy(update={"model": "large"}), "large")[1] == []

@@ -78,7 +78,7 @@ def test_every_condition_is_held_against_none_and_the_source_shows_the_judges_ow
     out, rows = run()
     scores = pd.read_csv(out / "scores.csv")
     assert scores.groupby("method", sort=False).size().to_dict() == {
-        "no condition": 6, "edges": 6, "mask": 6, "the source clip itself": 3
+        "Tune-A-Video": 6, "edges": 6, "mask": 6, "the source clip itself": 3
     }  # fmt: skip
     facts = scores.groupby("clip")[["things", "hidden"]].first()
     assert facts["things"].to_dict() == {"one": 1, "apart": 2, "crossing": 2}
@@ -142,4 +142,4 @@ def test_clips_of_ones_own_are_shown_under_depth_and_openpose(project, set_param
     out, rows = run()
     assert {row["verdict"] for row in rows.values()} == {"undecided"} and "swaps_openpose" in rows
     methods = set(pd.read_csv(out / "scores.csv")["method"])
-    assert methods == {"no condition", "depth", "openpose", "the source clip itself"}
+    assert methods == {"Tune-A-Video", "depth", "openpose", "the source clip itself"}

@@ -11,7 +11,7 @@ from measures.evidence import Interval, decide, settled
 from measures.protocol import claims, sections
 from peers import PEERS
 from publish import readme
-from publish.findings import NAMED, PAPERS, standing
+from publish.findings import NAMED, PAPERS, counted, standing
 from publish.readme import counts, every_claim, findings, of_paper, outdated, write_readme
 from studies.settings import load_params
 from tav.errors import InputError
@@ -85,11 +85,20 @@ def test_a_page_without_marks_is_refused(pages):
 
 def test_findings_count_verdicts_and_quote_named_claims_with_theirs():
     assert findings(ROWS, SCORES) == (
-        "- Of 3 claims, 1 hold, 1 fail, 1 are undecided. Of 1 checks of the method's code, 1 hold.\n"
+        "- Of 3 claims on edits, 1 hold, 1 fail, 1 are undecided. Of 1 checks of the method's code, 1 hold.\n"
         "- Among 3 methods, by means over 2 edits of 2 clips, Tune-A-Video ranks 2nd by edited in motion, "
         "2nd by frame consistency.\n"
-        "- Edits follow: **holds** (gain: 2 dB [1, 3]; expected: at least 0 dB).\n"
+        "- Edits follow: **holds** (gain, is 2 dB [1, 3]; expected: at least 0 dB).\n"
     )
+
+
+def test_claims_on_cost_and_checks_are_counted_apart():
+    cost = {"section": "07_cost", "name": "seconds", **decide("Time grows", "Exponent", 1.0, at_most=2)}
+    exact = {"section": "07_cost", "name": "multiply_adds_full", **decide("It costs", "Gap", 0, 0, 0)}
+    assert counted([*ROWS, cost, exact]).endswith(
+        "Of 1 claims on cost, 1 hold. Of 2 checks of the method's code, 2 hold."
+    )
+    assert counted([cost]) == "Of 1 claims on cost, 1 hold."
 
 
 def test_the_method_stands_nowhere_without_others_or_without_itself():
@@ -106,11 +115,13 @@ def test_every_claim_stands_with_its_value_interval_and_verdict():
 
 
 def test_an_undecided_claim_says_how_many_clips_would_decide_it_and_small_effects_from_where_they_matter():
-    row = decide("ST-Attn helps", "Gain", Interval(0.5, -0.5, 1.5, 41), at_least=0, smallest=0.05)
+    row = decide("ST-Attn helps", "Gain", Interval(0.5, -0.5, 1.5, 42), at_least=0, smallest=0.05)
     rows = [{"section": "03_ablation", "name": "st_attn"} | settled({"st_attn": row})["st_attn"]]
-    assert "at least 0, 0.05 to matter | 42 | 0.32 | **undecided** (n of about 170 would decide) |" in every_claim(rows)
-    assert "n of about 170 would decide it" in findings(rows, SCORES)
-    assert "| ST-Attn helps | Gain: 0.5 [-0.5, 1.5] | **undecided** |" in of_paper(rows)
+    assert "to matter | 42 | 0.32 | **undecided** (would hold with an n of about 160) |" in every_claim(rows)
+    assert "; it would hold with an n of about 160)." in findings(rows, SCORES)
+    assert "| ST-Attn helps | Gain | 0.5 [-0.5, 1.5] | at least 0, 0.05 to matter | 0.32 | **undecided** |" in of_paper(
+        rows
+    )
 
 
 def test_the_repositorys_pages_say_what_its_reports_and_benchmarks_say(monkeypatch):

@@ -103,7 +103,7 @@ def test_controls_are_scored_on_every_clip_and_on_those_of_several_things(listed
     assert not len(pd.read_csv("reports/benchmark/paths.csv"))  # no judge reads where things are
     several = pd.read_csv("reports/benchmark/objects.csv")
     assert several.groupby("clip")["method"].apply(list).to_dict() == dict.fromkeys(
-        ("one", "two"), ["no condition", "without tuning", "edges", "the source clip itself"]
+        ("one", "two"), ["Tune-A-Video", "no-tuning", "edges", "the source clip itself"]
     )
 
 
