@@ -98,7 +98,7 @@ def test_what_was_found_stands_before_everything_else(project):
     Path("results/notebooks/02_results/metrics.json").unlink()
     write_metrics("results/notebooks/02_results/metrics.json", {"edited_in_motion": ROWS["gain"]} | ROWS)
     page = build()
-    assert page.index("Of 4 claims, 2 hold, 1 fail, 1 are undecided.") < page.index('id="side-by-side"')
+    assert page.index("Of 4 claims on edits, 2 hold, 1 fail, 1 are undecided.") < page.index('id="side-by-side"')
     found = page[page.index('id="findings"') : page.index('id="side-by-side"')]
     assert 'Edits &lt;follow&gt; their prompt: <b class="holds">holds</b>' in found and "2 dB [1, 3]" in found
 
