@@ -33,13 +33,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from studies.digests import digest_of_model
 from studies.machine import chosen_device
 from studies.models import load_model
-from studies.results import replacing
+from studies.results import explain, replacing
 from studies.settings import Params, load_params
 from studies.stages import collect
 from studies.store import Store
 from tav import interrupt
 from tav.clip import read_clip, write_clip
-from tav.errors import InputError
+from tav.errors import InputError, NumericalError
 from tav.model import ATTENTION, ClipAttnProcessor
 from tav.tune import tune
 
@@ -365,9 +365,9 @@ def main() -> int:
             collect(Store().take("cost", needs(params), (cost, load_model), partial(cost, params)), folder)
         if load_params() != params:  # DVC would file it under the new ones
             raise InputError("params.yaml changed while the cost was measured: run it again")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (InputError, NumericalError, OSError) as error:
+        print(f"error: {explain(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        return 3 if isinstance(error, NumericalError) else 2
     return 0
 
 

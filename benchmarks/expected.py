@@ -105,7 +105,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("device", help="whose file of benchmarks/results is taken, as in memory-DEVICE.csv")
     options = parser.parse_args(arguments)
-    compute(pd.read_csv(RESULTS / f"memory-{options.device}.csv")).to_csv(RESULTS / "expected.csv", index=False)
+    file = RESULTS / f"memory-{options.device}.csv"
+    if not file.is_file():
+        there = ", ".join(sorted(path.stem.removeprefix("memory-") for path in RESULTS.glob("memory-*.csv")))
+        parser.error(f"{file} is not there: there are {there or 'none'}")
+    compute(pd.read_csv(file)).to_csv(RESULTS / "expected.csv", index=False)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from studies.settings import Params, load_params
 from studies.store import Piece
 from tav import interrupt
 from tav.clip import read_frames
+from tav.errors import InputError
 
 RESULTS = Path(__file__).parent / "results/settings"
 LIST, OURS = "data/development.yaml", "tune-a-video"
@@ -96,17 +97,26 @@ def said(settings: dict) -> str:
     return " ".join(f"{name}={value}" for name, value in settings.items())
 
 
-def main() -> None:
+def main() -> int:
     """Tries what is asked for and prints the means of every try, the best one first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("methods", nargs="*", default=list(TRIES), metavar="METHOD", help=f"of {', '.join(TRIES)}")
     options = parser.parse_args()
     if unknown := set(options.methods) - set(TRIES):
         parser.error(f"no method {', '.join(sorted(unknown))}: there are {', '.join(TRIES)}")
+    try:
+        _search(options.methods)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _search(methods: list[str]) -> None:
     params = load_params().with_clips(LIST)
     third = [clip for number, clip in enumerate(params.clips.items()) if number % 8 in (0, 3)]  # seen and unseen
     params = params.model_copy(update={"clips": dict(third)})
-    for method in options.methods:
+    for method in methods:
         table = search(method, params)
         table["worth"] = table[worth(method)]
         measures = ["worth", "edit success", "motion correlation", "identity stability", "text alignment"]

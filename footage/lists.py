@@ -81,8 +81,11 @@ def count_frames(path: Path) -> int:
     read_clip(path, num_frames=1)  # says what is wrong with a file, if anything
     if path.is_dir():
         return sum(file.suffix.lower() in PICTURES for file in path.iterdir())
-    with av.open(str(path), metadata_errors="replace") as container:
-        return sum(1 for _ in container.decode(video=0))
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            return sum(1 for _ in container.decode(video=0))
+    except av.FFmpegError as error:
+        raise InputError(f"{path} breaks off ({error.strerror}): copy, download or convert it again") from error
 
 
 def frame_rate(path: Path) -> float:

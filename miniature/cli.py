@@ -46,13 +46,15 @@ def main() -> None:
     if options.stage == "sprites":
         from miniature import sprites
 
+        if not options.art:
+            parser.error("sprites needs --art: the folder with the unpacked art packages")
         sprites.main(options.art)
     elif options.stage == "clips":
         from miniature import clips
 
         clips.main()
     elif options.stage == "classify":
-        from world.classify import right
+        from miniature.classify import right
 
         print(json.dumps(right(options.models, _device())))
     elif options.stage == "gates":

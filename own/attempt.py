@@ -3,7 +3,7 @@
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import psutil
@@ -30,6 +30,7 @@ from studies.presets import compose
 from studies.settings import Params, explain
 from studies.stages import edits_of
 from studies.store import Piece
+from tav import hub
 from tav.clip import read_frames, write_clip
 from tav.errors import InputError
 
@@ -60,8 +61,12 @@ def edit_own_clip(params: Params, options: Namespace) -> None:
         raise InputError("--save keeps a model that takes its clip at once: leave out --window or --save")
     if options.save and params.tune.tuned == "everything":
         raise InputError("--save keeps the weights that the paper tunes: leave it out, or set tune.tuned to paper")
+    if options.window and params.tune.frames == "shuffled":
+        raise InputError("--window takes frames in turn: leave it out, or set tune.frames to in-order")
     name = clip_name(options.clip.stem if options.clip.is_file() else options.clip.name)
     caption = options.caption or _caption(options.clip, options.captioner)
+    if options.keep:
+        _check_keep(options.keep, caption)
     params, scaled = at_scale(params, options.model or params.model)
     settings, said = chosen(params, options)
     edits = {}
@@ -99,11 +104,19 @@ def edit_own_clip(params: Params, options: Namespace) -> None:
 
 def _keeping(method: OwnMethod, params: Params, entry: ClipEntry, keep: str) -> Callable[[ClipEntry, str], Piece]:
     """`method.edit` that changes nothing but what `keep`, a mask's file or words of the caption, says."""
-    if not Path(keep).exists():
+    if keep.lower() in entry.caption.lower():
         return partial(method.edit_inside, words=keep)
     (frames, *size), source = shape(params), entry.source
     mask = read_mask(Path(keep), frames, tuple(size), params.clip.fit, source.start, source.stride)
     return partial(method.edit_inside, mask=mask)
+
+
+def _check_keep(keep: str, caption: str) -> None:
+    """InputError for what is neither words of the caption nor a file: before a clip is tuned for it."""
+    if keep.lower() not in caption.lower() and not Path(keep).exists():
+        raise InputError(
+            f"{keep!r} is no file, and the caption {caption!r} does not have it: give words that stand in it, or a mask"
+        )
 
 
 def at_scale(params: Params, model: str) -> tuple[Params, list[str]]:
@@ -116,7 +129,11 @@ def at_scale(params: Params, model: str) -> tuple[Params, list[str]]:
     return demo.model_copy(update={"device": params.device, "lora": params.lora}), [said]
 
 
+@cache
 def _is_large(model: str) -> bool:
+    """Whether a model has the size of Stable Diffusion; not, where nothing can be read of it."""
+    if not Path(model).is_dir():
+        hub.unreachable()
     with warnings.catch_warnings(action="ignore"):
         try:
             return UNet2DConditionModel.load_config(model, subfolder="unet")["block_out_channels"][0] >= LARGE

@@ -65,8 +65,7 @@ def mask_of_words(pipe: TuneAVideoPipeline, path: Tensor, caption: str, words: s
     with _watching(pipe, tokens, maps):
         pipe.unet(path[step], torch.tensor(timestep, device=path.device), text)
     side = tuple(path.shape[-2:])
-    shape = side[0] / side[1]
-    pictures = [_as_pictures(of_words, shape) for of_words in maps]
+    pictures = [_as_pictures(of_words, side) for of_words in maps]
     mean = sum(interpolate(picture, side, mode="bilinear") for picture in pictures) / len(pictures)
     mean = mean - mean.amin()
     return max_pool2d((mean >= THRESHOLD * mean.amax()).to(path), 3, 1, 1)
@@ -101,9 +100,11 @@ def _tokens(pipe: TuneAVideoPipeline, caption: str, words: str) -> list[int]:
     raise InputError(f"the caption {caption!r} does not have the words {words!r}: give words that stand in it")
 
 
-def _as_pictures(maps: Tensor, shape: float) -> Tensor:
-    """Maps f (h w) of pictures whose height is `shape` times their width: f 1 h w."""
-    height = round((maps.shape[1] * shape) ** 0.5)
+def _as_pictures(maps: Tensor, side: tuple[int, int]) -> Tensor:
+    """Maps f (h w) of a level of the UNet, each of which halves the latents' sides and rounds up: f 1 h w."""
+    height, width = side
+    while height * width > maps.shape[1]:
+        height, width = -(-height // 2), -(-width // 2)
     return rearrange(maps, "f (h w) -> f 1 h w", h=height)
 
 

@@ -8,6 +8,9 @@ Every edit of every clip is made both ways and scored; rows are in benchmarks/re
 docs/own-clips.md. What is smaller than a bound here does not matter, and the bounds were set before the run.
 """
 
+import argparse
+import hashlib
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +33,7 @@ from own.method import OwnMethod
 from own.windows import windows
 from publish.findings import measured
 from publish.marks import write_marked
+from studies.benchmark import made_with
 from studies.method import Method
 from studies.scores import Scores
 from studies.settings import Params, load_params
@@ -42,7 +46,7 @@ FILE, PAGE = RESULTS / "own.csv", Path("docs/own-clips.md")
 STEPS = 500  # of tuning that stopping is compared with: the paper's
 FRAMES, WINDOW, OVERLAP = 16, 8, 3
 SMALL = 0.05  # of edit success and of identity stability, shares of frames
-KEY = ("part", "how", "clip", "edit")
+KEY = ("part", "how", "clip", "edit", "settings")  # the last: a digest of what they were made with
 
 
 class Job(NamedTuple):
@@ -105,7 +109,8 @@ def _thing(entry: ClipEntry) -> str:
 
 
 def measure(params: Params) -> pd.DataFrame:
-    """The rows of every part; what is in the file already is not made again."""
+    """The rows of every part; what is in the file already is not made again, and what other settings made goes."""
+    made = hashlib.sha256(json.dumps(made_with(params), sort_keys=True).encode()).hexdigest()[:16]
     for part, make in PARTS.items():
         match part:
             case "background":
@@ -117,7 +122,8 @@ def measure(params: Params) -> pd.DataFrame:
         method = Method(settings)
         scores = Scores(settings, lambda name, m=method, s=settings: read_frames(m.source(s.clips[name]).folder))
         for job in make(settings):
-            key, rows = dict(zip(KEY, (part, job.how, job.clip, job.edit), strict=True)), recorded(FILE)
+            key = dict(zip(KEY, (part, job.how, job.clip, job.edit, made), strict=True))
+            rows = [row for row in recorded(FILE) if row["settings"] == made]
             if any(of_key(row, key) for row in rows):
                 continue
             frames, weights = read_frames(job.make().folder), job.method.weights(settings.clips[job.clip])
@@ -185,13 +191,14 @@ def table(found: list[dict]) -> str:
     return "".join(lines)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
     try:
         measure(load_params())
         write_marked(PAGE, "evidence", page())
     except (InputError, NumericalError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, NumericalError) else 2
     return 0
 
 

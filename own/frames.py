@@ -1,6 +1,7 @@
 """Scores of frames that any tool made, as a line of CSV."""
 
 import csv
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -29,7 +30,7 @@ def score_frames(params: Params, options: Namespace) -> None:
     edited = read_all(options.frames)
     source = read_clip(options.source, len(edited), tuple(edited.shape[-2:]), options.start, options.stride)
     entry = ClipEntry(
-        source=Source(path=str(options.source), start=options.start, stride=options.stride),
+        source=Source(path=os.devnull, start=options.start, stride=options.stride),
         caption=options.caption or options.prompt,
         edits={EDIT: options.prompt},
     )
@@ -45,7 +46,10 @@ def score_frames(params: Params, options: Namespace) -> None:
 def read_all(path: Path) -> Tensor:
     """All frames of a video, a GIF or a folder of frames at their own size, f 3 h w in [0, 1]."""
     if path.is_dir():
-        return read_frames(path)
+        try:
+            return read_frames(path)
+        except RuntimeError as error:
+            raise InputError(f"{path} holds frames of several sizes: make them one") from error
     return (read_clip(path, count_frames(path), frame_size(path)) + 1) / 2
 
 

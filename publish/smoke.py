@@ -27,7 +27,11 @@ def smoke(params: Params) -> None:
     settings["clips"] = {name: entry.model_dump(mode="json") | {"edits": first}}
     settings["peers"] = {PEER: params.peers.get(PEER, {})}
     settings["tune"]["steps"] = min(STEPS, params.tune.steps)
-    project = Path.cwd()
+    project, source = Path.cwd(), settings["clips"][name]["source"]
+    source["path"] = os.path.abspath(source["path"])
+    for model in ("model", "lora"):
+        if settings[model] and Path(settings[model]).exists():
+            settings[model] = os.path.abspath(settings[model])
     with interrupt.unwinding(), TemporaryDirectory() as folder:
         for needed in (path for path in NEEDED if (project / path).exists()):
             Path(folder, needed).symlink_to(project / needed)

@@ -19,11 +19,11 @@ from studies import control, objects
 from studies.ahead import make_ahead
 from studies.cluster import each
 from studies.code import digest_of_code
-from studies.digests import digest_of_files
+from studies.digests import digest_of_files, digest_of_model
 from studies.machine import process_count
 from studies.method import SAME_RESULT, Method
 from studies.peers import Peers
-from studies.results import reading, replacing
+from studies.results import reading, replacing, write_whole
 from studies.scores import Scores
 from studies.settings import Params
 from tav.clip import read_frames
@@ -126,9 +126,11 @@ def _finish(lists: dict[Callable, Params], params: Params) -> None:
         path = KEPT / f"{part}.csv"
         if path.is_file() and len(kept(part, params)[0]) < len(pd.read_csv(path)):  # some of it had other settings
             path.unlink()
+    if made:  # what a kill leaves is no table of any settings
+        (KEPT / SETTINGS).unlink(missing_ok=True)
     for part, table in made.items():
-        table.to_csv(KEPT / f"{part}.csv", index=False)
-    (KEPT / SETTINGS).write_text(_as_text(params))
+        write_whole(KEPT / f"{part}.csv", table.to_csv(index=False))
+    write_whole(KEPT / SETTINGS, _as_text(params))
     for what in params.benchmark.parts:
         shutil.rmtree(UNFINISHED / what, ignore_errors=True)
     if [path.name for path in UNFINISHED.iterdir()] == [SETTINGS]:
@@ -154,12 +156,19 @@ def _as_text(params: Params) -> str:
 
 
 def made_with(params: Params) -> dict:
-    """What the benchmark's scores depend on: settings, the digest of the list of clips, and that of the measures."""
+    """What the benchmark's scores depend on: settings, the digests of what models they name, of the lists of clips and
+    of the measures."""
     sections = {*READ, *PARTS.values(), "memory"}
     settings = params.model_dump(mode="json", include=sections)
     settings["memory"] = settings["memory"]["dtype"]
     settings["clip"].pop("fps")
     settings["tune"] = {name: value for name, value in settings["tune"].items() if name not in SAME_RESULT}
+    for section in ("score", "control"):
+        settings[section] = {name: digest_of_model(model) for name, model in settings[section].items()}
+    for name in ("model", "lora"):
+        settings[name] = digest_of_model(settings[name])
+    for own in settings["peers"].values():
+        own |= {"model": digest_of_model(own["model"])} if "model" in own else {}
     measures = digest_of_code("measures.evaluate.Evaluator", "measures.truth.followed")
     lists = {what: digest_of_files(getattr(params.benchmark, what)) for what in ("clips", "objects")}
     return settings | {"seeds": params.benchmark.seeds, **lists, "measures": measures}

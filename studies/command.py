@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Collection, Mapping
 from importlib import import_module
 
+from safetensors import SafetensorError
+
 from studies.results import explain
 from studies.settings import load_params
 from studies.warm import ask
@@ -44,6 +46,8 @@ def run(
         return _fail(error, 2)
     except OSError as error:
         return _fail(explain(error), 2)
+    except SafetensorError as error:
+        return _fail(f"cannot write weights ({error}): is the disk full?", 2)
     except NumericalError as error:
         return _fail(error, 3)
     except (RuntimeError, MemoryError) as error:

@@ -32,8 +32,9 @@ def digest_of_model(model: str) -> str:
 
 
 def digest_of_truth(path: str) -> str:
-    """The digest of the truth that lies beside a clip's file; "" where there is none."""
-    return "".join(digest_of_files(Path(path).with_suffix(end)) for end in (".json", ".masks.png"))
+    """The digest of the truth that lies beside a clip's file, in two files; "" where there is none."""
+    digests = [digest_of_files(Path(path).with_suffix(end)) for end in (".json", ".masks.png")]
+    return "".join(digests) if all(digests) else ""
 
 
 def _joined(lines: list[str]) -> str:

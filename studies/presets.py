@@ -1,5 +1,7 @@
 """params.yaml for another scale, in one command: params/miniature.yaml under an overlay that names what it changes."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 
@@ -7,7 +9,7 @@ from ruamel.yaml import YAML
 
 from measures.clips import Section
 from studies.results import write_whole
-from studies.settings import Params
+from studies.settings import Params, read_yaml
 from tav.errors import InputError
 
 FOLDER, BASE, LAST = Path("params"), "miniature", "last"
@@ -20,10 +22,18 @@ def use(preset: str) -> None:
     if preset not in presets:
         raise InputError(f"params has no {preset}.yaml: there are {', '.join(presets) or 'no presets here'}")
     wanted = compose(preset)  # before params/last.yaml, which may be the one, is written anew
-    if now.is_file() and now.read_text() not in [compose(name) for name in presets if name != LAST]:
-        write_whole(FOLDER / f"{LAST}.yaml", now.read_text())
+    if now.is_file() and now.read_bytes() not in [text.encode() for text in _composed(presets)]:
+        write_whole(FOLDER / f"{LAST}.yaml", now.read_bytes())
         print(f"what params.yaml was is in params/{LAST}.yaml: `python -m studies use {LAST}` brings it back")
     write_whole(now, wanted)
+
+
+def _composed(presets: list[str]) -> Iterator[str]:
+    """The texts of presets, but for those that are broken: they are for whoever asks for them."""
+    for name in presets:
+        with suppress(InputError):
+            if name != LAST:
+                yield compose(name)
 
 
 def compose(preset: str) -> str:
@@ -39,6 +49,8 @@ def compose(preset: str) -> str:
     yaml = YAML()
     yaml.width = 4096  # a prompt is one line
     yaml.preserve_quotes = True
+    if not read_yaml(path):
+        raise InputError(f"{path} is empty: take it away, or put settings into it")
     overlay = yaml.load(path)
     settings = yaml.load(compose(overlay.pop(UNDER, BASE)))
     for name, value in overlay.items():

@@ -3,8 +3,10 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock
 
 from tav.errors import loading
 
@@ -13,19 +15,41 @@ RESULTS = Path("results")
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A folder beside the wanted one that takes its place when it is complete: no result is ever half written."""
+    """A folder beside the wanted one that takes its place when it is complete: no result is ever half written.
+
+    Of two processes that write the same folder one waits for the other.
+    """
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with alone_in(partial):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file that may be there already: a kill leaves the old one or the new one."""
+@contextmanager
+def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Holds a lock on a folder, which ends with the process; Timeout if somebody else has it and nobody waits.
+
+    A folder in which nothing was left is taken away again.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(f"{folder.name}.lock")
+    with FileLock(lock, blocking=wait):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+            with suppress(OSError):  # Windows deletes no open file; whoever waits for one that is gone makes another
+                lock.unlink()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file that may be there already: a kill leaves the old one or the new one."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
+    partial.write_bytes(content if isinstance(content, bytes) else content.encode())
     partial.replace(path)
 
 

@@ -44,7 +44,11 @@ class Scores:
         """What takes the measures of edits that have none yet."""
         from measures.evaluate import Evaluator  # seconds that a table of scores that are there does not need
 
-        clips = self.clips if self.params.clip.is_square else {n: _without_truth(e) for n, e in self.clips.items()}
+        square = self.params.clip.is_square
+        clips = {
+            name: entry if square and digest_of_truth(entry.source.path) else _without_truth(entry)
+            for name, entry in self.clips.items()
+        }
         return Evaluator(clips, self.source, **self.params.score.model_dump(), device=self.params.device)
 
     @cached_property

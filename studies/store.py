@@ -7,21 +7,24 @@ piece.json in it says all of that, and the digest of the files; its time is when
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from decimal import Decimal
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from studies.code import digest_of_code
 from studies.digests import digest_of_files
+from studies.results import alone_in
 from tav.errors import InputError, loading
 
 FOLDER, UNFINISHED, RECORD = Path(".pieces"), "unfinished", "piece.json"
@@ -88,10 +91,11 @@ class Store:
         unfinished = self.folder / UNFINISHED / f"{kind}-{place.name}"
         while not (piece := self.find(kind, needs, code)):
             about_to_make(kind)
-            with _alone_in(unfinished):
+            with alone_in(unfinished):
                 if (place / RECORD).exists():  # finished by another process a moment ago
                     continue
                 unfinished.mkdir(exist_ok=True)
+                (unfinished / RECORD).unlink(missing_ok=True)  # of a kill just before the end
                 make(unfinished)
                 record = {"needs": needs, "digest": digest_of_files(unfinished)}
                 (unfinished / RECORD).write_text(json.dumps(record, indent=1) + "\n")
@@ -111,7 +115,7 @@ class Store:
         Returns the number of pieces that were deleted.
         """
         for unfinished in [path for path in (self.folder / UNFINISHED).glob("*") if path.is_dir()]:
-            with suppress(Timeout), _alone_in(unfinished, wait=False):
+            with suppress(Timeout), alone_in(unfinished, wait=False):
                 shutil.rmtree(unfinished, ignore_errors=True)  # it may have been finished a moment ago
         pieces = sorted((record.stat().st_mtime, record.parent) for record in self.folder.glob(f"*/*/{RECORD}"))
         left, deleted = sum(_bytes(piece) for _, piece in pieces), 0
@@ -148,26 +152,8 @@ def prune(size: str, store: Store | None = None) -> None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(GB|MB|KB|B)?", size.strip(), re.IGNORECASE)
     if not match:
         raise InputError(f"{size} is no size: give one such as 2GB, 300MB or 0")
-    most = int(float(match[1]) * UNITS[(match[2] or "B").upper()])
+    most = math.ceil(Decimal(match[1]) * UNITS[(match[2] or "B").upper()])
     print(f"{(store or Store()).prune(most)} pieces deleted")
-
-
-@contextmanager
-def _alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Holds a lock on a folder, which ends with the process; Timeout if somebody else has it and nobody waits.
-
-    A folder in which nothing was left is taken away again.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(f"{folder.name}.lock")
-    with FileLock(lock, blocking=wait):
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                folder.rmdir()
-            with suppress(OSError):  # Windows deletes no open file; whoever waits for one that is gone makes another
-                lock.unlink()
 
 
 def _bytes(folder: Path) -> int:

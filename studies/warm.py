@@ -43,9 +43,9 @@ def ask(package: str, arguments: Sequence[str]) -> int | None:
             while not select.select([connection], [], [], 1)[0]:
                 if os.getppid() != parent:
                     return 128 + signal.SIGHUP
-        except OSError:
+            answer = connection.recv(16)
+        except OSError:  # it went before it took the request
             return None
-        answer = connection.recv(16)
     return int(answer) if answer else 128 + signal.SIGKILL
 
 

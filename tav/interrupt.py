@@ -40,18 +40,21 @@ def watch() -> None:
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Lets Ctrl-C leave the block as KeyboardInterrupt, so that its processes and temporary folders are taken away."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Lets Ctrl-C, and a kill that can be heard, leave the block as KeyboardInterrupt, so that its processes and
+    temporary folders are taken away."""
+    heard = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, signal.default_int_handler) for kind in heard]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for kind, handler in zip(heard, before, strict=True):
+            signal.signal(kind, handler)
 
 
 @contextmanager
 def held() -> Iterator[None]:
     """Holds Ctrl-C back until the end of the block; processes that start in it never hear of it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from own import attempt
 from own.bundle import load_bundle
@@ -149,6 +150,34 @@ def test_bad_input_is_refused_in_a_line(clip, words, line, capsys):
     assert main(words) == 2
     said = capsys.readouterr().err.splitlines()
     assert line in said[-1] and said[-1].startswith("error: ")
+
+
+def test_what_is_kept_is_checked_before_a_clip_is_tuned_for_it(clip, set_params, capsys):
+    assert attempted("--edit", FIRST, "--keep", "masks.png") == 2
+    assert "'masks.png' is no file, and the caption" in capsys.readouterr().err and not pieces("weights")
+    write_frames("square", torch.zeros(4, 3, 32, 32))  # a folder with the name of a word that is meant
+    assert attempted("--edit", FIRST, "--keep", "square") == 0
+    needs = [json.loads(path.read_text())["needs"] for path in Path(".pieces/frames").glob("*/piece.json")]
+    assert [(need["words"], need["mask"]) for need in needs] == [("square", None)]
+    set_params({"tune.frames": "shuffled"})
+    assert attempted("--edit", FIRST, "--frames", "7", "--window", "4") == 2
+    assert "set tune.frames to in-order" in capsys.readouterr().err
+
+
+def test_a_video_that_breaks_off_and_a_full_disk_are_one_line(clip, capsys, monkeypatch):
+    whole = Path(clip).read_bytes()
+    Path(clip).write_bytes(whole[: len(whole) * 9 // 10])
+    assert attempted("--edit", FIRST) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("error: My Clip.mp4")
+    Path(clip).write_bytes(whole)
+
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("studies.models.save_file", full)
+    assert attempted("--edit", FIRST) == 2
+    assert "is the disk full?" in capsys.readouterr().err
 
 
 def test_memory_at_hand_chooses_the_mode_and_the_frames_of_a_large_model(workplace, monkeypatch):

@@ -1,12 +1,13 @@
 """Edits that leave the clip as it is outside of a mask."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from own.background import edit_inside, invert_path, mask_of_words, of_latents, read_mask
+from own.background import _as_pictures, edit_inside, invert_path, mask_of_words, of_latents, read_mask
 from tav import load_pipeline
 from tav.clip import write_frames
 from tav.errors import InputError
@@ -62,6 +63,14 @@ def test_words_of_the_caption_give_a_mask_and_the_attention_is_as_before(pipe, p
     for words in ("circle", "square moving", ""):
         with pytest.raises(InputError, match="give words that stand in it"):
             mask_of_words(pipe, path, CAPTION, words)
+
+
+@pytest.mark.parametrize("side", [(8, 8), (80, 45), (45, 80), (11, 5), (33, 64)])
+def test_maps_of_every_level_have_its_height_and_width(side):
+    height, width = side
+    for _ in range(4):
+        assert _as_pictures(torch.zeros(2, height * width), side).shape == (2, 1, height, width)
+        height, width = math.ceil(height / 2), math.ceil(width / 2)
 
 
 def test_a_mask_is_a_picture_for_all_frames_or_frames_of_its_own(tmp_path):

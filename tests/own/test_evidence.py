@@ -1,5 +1,6 @@
 """The claims on what the paper does not have: from rows to verdicts, and on the page."""
 
+import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -42,11 +43,16 @@ def test_verdicts_follow_from_the_rows():
 
 
 def test_what_has_a_row_is_not_made_again(workplace, monkeypatch):
-    pd.DataFrame([{"part": "longer", "how": "plain", "clip": "square", "edit": "object"}]).to_csv("own.csv")
+    row = {"part": "longer", "how": "plain", "clip": "square", "edit": "object", "settings": "other"}
+    pd.DataFrame([row]).to_csv("own.csv")
     monkeypatch.setattr(evidence, "FILE", Path("own.csv"))
-    made = partial(pytest.fail, "made again")
+    made = partial(pytest.fail, "made")
     jobs = lambda params: [evidence.Job("plain", "square", "object", None, made)]  # noqa: E731
     monkeypatch.setattr(evidence, "PARTS", {"longer": jobs})
+    with pytest.raises(pytest.fail.Exception, match="made"):
+        evidence.measure(load_params())  # with these settings it was not
+    monkeypatch.setattr(evidence, "made_with", lambda params: {})
+    pd.DataFrame([row | {"settings": hashlib.sha256(b"{}").hexdigest()[:16]}]).to_csv("own.csv")
     assert len(evidence.measure(load_params())) == 1
 
 

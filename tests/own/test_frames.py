@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from studies.__main__ import main
 from tav.clip import read_clip, write_clip, write_frames
@@ -76,3 +77,12 @@ def test_frames_may_be_oblong_and_of_another_size_than_params_yaml_says(edited, 
     write_frames("wide", torch.rand(3, 3, 40, 72))
     write_clip("wide.mp4", (tiny.moving_square(6) + 1) / 2)
     assert scored(["score", "wide", "--source", "wide.mp4", *PROMPT], capsys)["frames"] == "wide"
+
+
+def test_frames_of_several_sizes_are_refused_and_notes_beside_a_source_are_no_truth(edited, capsys):
+    Path("square.json").write_text("{}")
+    scored([*edited, *PROMPT], capsys)
+    write_frames("edited", torch.rand(3, 3, 32, 32))
+    Image.new("RGB", (16, 16)).save("edited/00003.png")
+    assert main([*edited, *PROMPT]) == 2
+    assert "edited holds frames of several sizes" in capsys.readouterr().err

@@ -40,9 +40,9 @@ def start(module: str, *arguments: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment, **pipes)
 
 
-def interrupted(running: subprocess.Popen) -> str:
-    """What a command that was interrupted, with all its group as a terminal does, says on stderr."""
-    os.killpg(running.pid, signal.SIGINT)
+def interrupted(running: subprocess.Popen, by: signal.Signals = signal.SIGINT) -> str:
+    """What an interrupted command says on stderr: by Ctrl-C with all its group, as a terminal does, else alone."""
+    (os.killpg if by == signal.SIGINT else os.kill)(running.pid, by)
     said = running.communicate(timeout=60)[1]
     assert running.returncode == 130, said
     return said
@@ -103,7 +103,8 @@ def test_ctrl_c_in_a_measurement_is_one_line_and_its_process_ends(workplace):
     assert not psutil.wait_procs(children, timeout=10)[1] and not list(Path("results").glob("cost"))
 
 
-def test_ctrl_c_in_the_smoke_run_takes_its_folder_away(workplace, tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_an_end_of_the_smoke_run_that_is_heard_takes_its_folder_away(workplace, tmp_path, by):
     for name in ("notebooks", "dvc.yaml"):
         Path(name).symlink_to(ROOT / name)
     Path("data").mkdir()
@@ -115,5 +116,5 @@ def test_ctrl_c_in_the_smoke_run_takes_its_folder_away(workplace, tmp_path):
         if line.startswith("ok   inputs"):
             break
     assert list(Path("elsewhere").glob("tmp*"))
-    assert interrupted(running) == LINE
+    assert interrupted(running, by) == LINE
     assert not list(Path("elsewhere").glob("tmp*"))

@@ -91,6 +91,39 @@ def test_what_was_kept_holds_for_the_settings_that_made_it_and_variant_by_varian
     assert not len(rows) and "with other settings of edit" in said
 
 
+def test_a_table_that_a_full_disk_cut_off_is_made_again(listed, monkeypatch, set_params):
+    set_params({"benchmark.parts": ["peers"]})
+    assert main(["benchmark"]) == 0
+    set_params({"benchmark.parts": ["ablation"]})
+    whole = benchmark.write_whole
+
+    def full(path, content):
+        if path.name == "ablation.csv":
+            path.write_text("method,clip")
+            raise OSError(28, "No space left on device", str(path))
+        whole(path, content)
+
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(benchmark, "write_whole", full)
+        assert main(["benchmark"]) == 2
+    assert main(["benchmark"]) == 0
+    assert len(pd.read_csv("reports/benchmark/ablation.csv")) == EDITED
+
+
+def test_replaced_weights_take_the_committed_scores_away(listed):
+    assert main(["benchmark"]) == 0
+    model = Path(load_params().model)
+    shutil.copytree(model, "replaced")
+    model.unlink() if model.is_symlink() else shutil.rmtree(model)
+    shutil.copytree("replaced", model)
+    assert len(benchmark.kept("scores", load_params())[0])  # the same bytes elsewhere are the same model
+    with open(next((model / "unet").glob("*.safetensors")), "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    rows, said = benchmark.kept("scores", load_params())
+    assert not len(rows) and "with other settings of model" in said
+
+
 def test_controls_are_scored_on_every_clip_and_on_those_of_several_things(listed, set_params, tiny_model):
     unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
     ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 4, 4)).save_pretrained("models/edges")

@@ -107,3 +107,14 @@ def test_a_preset_that_is_not_there_is_refused_with_those_that_are(folder, capsy
     assert main(["use", name]) == 2
     words = capsys.readouterr().err
     assert "there are demo, demo-12gb, miniature, paper" in words and words.count("\n") == 1
+
+
+def test_a_broken_preset_or_params_yaml_is_in_nobody_elses_way(folder, capsys):
+    Path("params/mine.yaml").write_text("tune: [")
+    Path("params/empty.yaml").touch()
+    Path("params.yaml").write_bytes("clips: {}  # f\xfcr".encode("latin-1"))
+    assert main(["use", "demo"]) == 0
+    assert Path("params/last.yaml").read_bytes() == b"clips: {}  # f\xfcr"
+    for name, said in (("mine", "params/mine.yaml, line 1"), ("empty", "params/empty.yaml is empty")):
+        assert main(["use", name]) == 2
+        assert said in capsys.readouterr().err

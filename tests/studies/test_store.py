@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
 from studies import store as module
+from studies.results import alone_in, replacing
 from studies.store import Store, prune, show
 
 SLOW = """
@@ -110,3 +112,27 @@ def test_what_is_being_made_is_not_pruned(store):
     store.prune(0)
     assert maker.communicate()[0] and store.find("kind", {"of": 1}, ())
     assert store.prune(0) == 1 and store.find("kind", {"of": 1}, ()) is None
+
+
+def test_a_record_of_a_kill_just_before_the_end_changes_no_digest(store):
+    undisturbed = Store("other").take("kind", {}, (), write("one")).digest
+
+    def leave_a_record(folder):
+        (folder / module.RECORD).write_text("{}")
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        store.take("kind", {}, (), leave_a_record)
+    assert store.take("kind", {}, (), write("one")).digest == undisturbed
+
+
+def test_any_number_of_bytes_is_a_size(store, capsys):
+    store.take("kind", {}, (), write("one"))
+    prune(f"{'9' * 400}GB", store)
+    assert capsys.readouterr().out == "0 pieces deleted\n"
+
+
+def test_a_result_is_written_by_one_process_at_a_time(store):
+    with replacing(Path("results")) as folder, pytest.raises(Timeout), alone_in(folder, wait=False):
+        pass
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["results"]
