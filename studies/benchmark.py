@@ -126,11 +126,11 @@ def _finish(lists: dict[Callable, Params], params: Params) -> None:
         path = KEPT / f"{part}.csv"
         if path.is_file() and len(kept(part, params)[0]) < len(pd.read_csv(path)):  # some of it had other settings
             path.unlink()
-    if made:  # what a kill leaves is no table of any settings
-        (KEPT / SETTINGS).unlink(missing_ok=True)
+    for part in made:  # so that whenever this is killed, settings.json tells of every table that is there
+        (KEPT / f"{part}.csv").unlink(missing_ok=True)
+    write_whole(KEPT / SETTINGS, _as_text(params))
     for part, table in made.items():
         write_whole(KEPT / f"{part}.csv", table.to_csv(index=False))
-    write_whole(KEPT / SETTINGS, _as_text(params))
     for what in params.benchmark.parts:
         shutil.rmtree(UNFINISHED / what, ignore_errors=True)
     if [path.name for path in UNFINISHED.iterdir()] == [SETTINGS]:

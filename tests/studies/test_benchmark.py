@@ -99,13 +99,14 @@ def test_a_table_that_a_full_disk_cut_off_is_made_again(listed, monkeypatch, set
 
     def full(path, content):
         if path.name == "ablation.csv":
-            path.write_text("method,clip")
+            path.with_name("ablation.csv.partial").write_text("method,clip")
             raise OSError(28, "No space left on device", str(path))
         whole(path, content)
 
     with monkeypatch.context() as full_disk:
         full_disk.setattr(benchmark, "write_whole", full)
         assert main(["benchmark"]) == 2
+    assert SCORES.exists() and not Path("reports/benchmark/ablation.csv").exists()
     assert main(["benchmark"]) == 0
     assert len(pd.read_csv("reports/benchmark/ablation.csv")) == EDITED
 
