@@ -11,12 +11,19 @@ from benchmarks import tables
 from measures.evidence import VERDICTS, expected, needed
 from publish.findings import PAPERS, counted, grounds, main_claims, measured, standing
 from publish.marks import read_marked, write_marked
-from studies.benchmark import kept
+from studies.benchmark import FILES, kept
 from studies.results import reading
 from studies.settings import Params
 
 CLAIMS = Path("reports/metrics/claims.json")
 COMMAND = "python -m publish readme"
+ASKED = {  # by what `benchmark.parts` asks for
+    "peers": "the method and its peers (sections 2 and 4)",
+    "ablation": "its variants by two seeds (section 3)",
+    "full_ablation": "further variants on every third clip (section 3)",
+    "control": "control (section 6)",
+    "objects": "several things (section 5)",
+}
 
 
 def write_readme(params: Params) -> None:
@@ -44,6 +51,7 @@ def parts(params: Params) -> Iterator[tuple[str, str, str]]:
         if not isinstance(claims, list):
             raise ValueError("it is no list")
     yield "README.md", "findings", findings(claims, kept("scores", params)[0])
+    yield "README.md", "list", the_list(params)
     yield "README.md", "claims of the paper", of_paper(claims)
     yield "README.md", "claims", counts(claims)
     yield "README.md", "times", tables.times()
@@ -61,6 +69,19 @@ def findings(claims: list[dict], scores: pd.DataFrame) -> str:
     """What was found: sentences on all claims, on the method beside others and on each claim that is named."""
     named = [f"{row['claim']}: **{row['verdict']}** ({grounds(row)})." for row in main_claims(claims)]
     return "".join(f"- {line}\n" for line in filter(None, [counted(claims), standing(scores), *named]))
+
+
+def the_list(params: Params) -> str:
+    """Which parts of the whole list of clips were run with these settings, and what verdicts rest on otherwise."""
+    run, left = [], []
+    for what, words in ASKED.items():
+        rows = kept(FILES[what][0], params)[0]
+        count = f"{words}: {rows['clip'].nunique()} clips and {rows.groupby(['clip', 'edit']).ngroups} edits"
+        (run if len(rows) else left).append(count if len(rows) else words)
+    lines = [f"Verdicts rest on the whole list of clips for {'; '.join(run)}.\n"] if run else []
+    lines += [f"Not run yet: {'; '.join(left)}. Verdicts there are of the clips that a run makes by default, and most "
+              "are undecided; what only the list can tell is not asked.\n"] if left else []  # fmt: skip
+    return "\n".join(lines)
 
 
 def of_paper(claims: list[dict]) -> str:

@@ -22,7 +22,7 @@ from measures.clips import ClipEntry
 from measures.evidence import expected, needed
 from measures.tables import METHOD
 from publish import figures
-from publish.findings import counted, grounds, main_claims, measured, standing
+from publish.findings import counted, grounds, is_check, main_claims, measured, standing
 from publish.manifest import write_manifest
 from publish.player import read_scores, write_player
 from studies.benchmark import kept
@@ -95,6 +95,7 @@ def _render(template: str, path: Path, **values) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"measured": measured, "expected": expected, "needed": needed}
+    environment.tests["check"] = is_check
     path.write_text(environment.get_template(template).render(**values))
     return path
 

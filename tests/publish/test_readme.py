@@ -12,7 +12,7 @@ from measures.protocol import claims, sections
 from peers import PEERS
 from publish import readme
 from publish.findings import NAMED, PAPERS, counted, standing
-from publish.readme import counts, every_claim, findings, of_paper, outdated, write_readme
+from publish.readme import ASKED, FILES, counts, every_claim, findings, of_paper, outdated, the_list, write_readme
 from studies.settings import load_params
 from tav.errors import InputError
 
@@ -68,6 +68,21 @@ def test_the_generated_parts_are_written_and_the_rest_stays(pages):
     assert "out of date" not in text
     write_readme(None)
     assert Path("README.md").read_text() == text
+
+
+def test_parts_of_the_list_that_were_run_are_told_from_those_that_were_not(pages, monkeypatch):
+    run = {"ablation": SCORES}
+    monkeypatch.setattr(readme, "kept", lambda part, params: (run.get(part, SCORES.head(0)), ""))
+    text = the_list(None)
+    assert text.startswith(
+        "Verdicts rest on the whole list of clips for its variants by two seeds (section 3): 2 clips"
+    )
+    assert "Not run yet: the method and its peers (sections 2 and 4); further variants" in text
+    run |= dict.fromkeys(("scores", "full_ablation", "control", "objects"), SCORES)
+    assert "Not run" not in the_list(None)
+    run.clear()
+    assert the_list(None).startswith("Not run yet: the method")
+    assert set(ASKED) == set(FILES)
 
 
 def test_where_no_benchmark_is_committed_nothing_is_said_of_the_methods_place(pages, monkeypatch):
