@@ -78,10 +78,15 @@ def the_list(params: Params) -> str:
         rows = kept(FILES[what][0], params)[0]
         count = f"{words}: {rows['clip'].nunique()} clips and {rows.groupby(['clip', 'edit']).ngroups} edits"
         (run if len(rows) else left).append(count if len(rows) else words)
-    lines = [f"Verdicts rest on the whole list of clips for {'; '.join(run)}.\n"] if run else []
-    lines += [f"Not run yet: {'; '.join(left)}. Verdicts there are of the clips that a run makes by default, and most "
-              "are undecided; what only the list can tell is not asked.\n"] if left else []  # fmt: skip
-    return "\n".join(lines)
+    text = f"Verdicts rest on the whole list of clips for {'; '.join(run)}.\n\n" if run else ""
+    if left:
+        text += (
+            f"Not run yet: {'; '.join(left)}. "
+            "Verdicts there are of the clips that a run makes by default, and most are undecided; "
+            "what only the list can tell is not asked. "
+            "A verdict near its bound may change when the other claims of its section are asked beside it.\n"
+        )
+    return text
 
 
 def of_paper(claims: list[dict]) -> str:
