@@ -54,7 +54,7 @@ def unwinding() -> Iterator[None]:
 @contextmanager
 def held() -> Iterator[None]:
     """Holds Ctrl-C back until the end of the block; processes that start in it never hear of it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
@@ -62,13 +62,17 @@ def held() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Ends this process, one of several side by side, within a second after the one that started it was killed."""
+    """Ends this process, one of several side by side, within a second after the one that started it was killed.
+
+    SIGTERM ends it at once, as whoever started it, `unwinding`, may need it to.
+    """
 
     def wait() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = os.getppid()
     threading.Thread(target=wait, daemon=True).start()
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,18 @@ def sleep(name):
 
 make_ahead(load_params(), make, [("a",), ("b",)])
 """
+
+
+def test_when_one_process_is_killed_the_others_end_and_memory_is_said_to_be_too_little(two_clips, set_params):
+    set_params({"processes": 2})
+    environment, files = os.environ | {"PYTHONPATH": str(ROOT)}, [Path("a.pid"), Path("b.pid")]
+    started = subprocess.Popen([sys.executable, "-c", NEVER_DONE], env=environment, stderr=subprocess.PIPE, text=True)
+    while not all(file.exists() and file.read_text() for file in files):
+        assert started.poll() is None
+        time.sleep(0.1)
+    os.kill(int(files[0].read_text()), signal.SIGKILL)
+    assert "MemoryError: one of 2 processes was killed" in started.communicate(timeout=20)[1]
+    assert not Path(f"/proc/{files[1].read_text()}").exists()
 
 
 def test_processes_end_when_the_one_that_started_them_is_killed(two_clips, set_params):
