@@ -30,16 +30,17 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch.utils.flop_counter import FlopCounterMode
 
+from studies.command import ended
 from studies.digests import digest_of_model
 from studies.machine import chosen_device
 from studies.models import load_model
-from studies.results import explain, replacing
+from studies.results import replacing
 from studies.settings import Params, load_params
 from studies.stages import collect
 from studies.store import Store
 from tav import interrupt
 from tav.clip import read_clip, write_clip
-from tav.errors import InputError, NumericalError
+from tav.errors import InputError
 from tav.model import ATTENTION, ClipAttnProcessor
 from tav.tune import tune
 
@@ -356,19 +357,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--options", action="store_true", help="compare the speed options instead")
     options = parser.parse_args()
-    try:
-        params = load_params()
-        if options.options:
-            compare_options(params)
-            return 0
-        with replacing(Path("results/cost")) as folder:
-            collect(Store().take("cost", needs(params), (cost, load_model), partial(cost, params)), folder)
-        if load_params() != params:  # DVC would file it under the new ones
-            raise InputError("params.yaml changed while the cost was measured: run it again")
-    except (InputError, NumericalError, OSError) as error:
-        print(f"error: {explain(error) if isinstance(error, OSError) else error}", file=sys.stderr)
-        return 3 if isinstance(error, NumericalError) else 2
-    return 0
+    return ended(lambda: compare_options(load_params()) if options.options else measure_cost(load_params()))
+
+
+def measure_cost(params: Params) -> None:
+    """Measures what the steps of params.yaml cost, into results/cost."""
+    with replacing(Path("results/cost")) as folder:
+        collect(Store().take("cost", needs(params), (cost, load_model), partial(cost, params)), folder)
+    if load_params() != params:  # DVC would file it under the new ones
+        raise InputError("params.yaml changed while the cost was measured: run it again")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from measures.clips import ClipEntry
 from measures.protocol import worth
 from measures.tables import Stored
 from peers import PEERS
+from studies.command import ended
 from studies.method import Method
 from studies.peers import Peers
 from studies.scores import Scores
@@ -28,7 +29,6 @@ from studies.settings import Params, load_params
 from studies.store import Piece
 from tav import interrupt
 from tav.clip import read_frames
-from tav.errors import InputError
 
 RESULTS = Path(__file__).parent / "results/settings"
 LIST, OURS = "data/development.yaml", "tune-a-video"
@@ -104,12 +104,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.methods) - set(TRIES):
         parser.error(f"no method {', '.join(sorted(unknown))}: there are {', '.join(TRIES)}")
-    try:
-        _search(options.methods)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: _search(options.methods))
 
 
 def _search(methods: list[str]) -> None:

@@ -21,6 +21,7 @@ CONDITIONS = {
     "depth": "depth maps",
     "openpose": "body keypoints",
 }
+SET_ON = "The judge's bound on naming an object was set on edited frames of the clips of params.yaml (docs/claims.md)"
 ALONG = {"things": "per thing more", "hidden": "per tenth hidden"}  # what a slope is over
 
 
@@ -166,21 +167,24 @@ def answers(asked: Mapping[str, Claim], tables: Mapping[str, pd.DataFrame]) -> d
     return rows
 
 
-def without(asked: Mapping[str, Claim], tables: Mapping[str, pd.DataFrame], clips: Collection[str]) -> str:
-    """Which verdicts are others where `clips`, which the last of the tables holds, are left out of those before it.
+def without(
+    asked: Mapping[str, Claim], rows: Mapping[str, dict], tables: Mapping[str, pd.DataFrame], clips: Collection[str]
+) -> str:
+    """Which verdicts of `rows` are others without `clips`, those of params.yaml, on which the judge was set.
 
-    In a sentence; empty where these tell nothing.
+    tables: as `rows` were asked of them; the last is of these clips alone, and those before it are asked again. In a
+    sentence or two; empty where they tell nothing.
     """
     *before, _ = tables
     fewer = {where: tables[where][~tables[where]["clip"].isin(clips)] for where in before}
-    rows, left = settled(answers(asked, tables)), settled(answers(asked, fewer))
+    left = settled(answers(asked, fewer))
     told = {key: row["verdict"] for key, row in left.items() if row["value"] is not None}
     changed = [f"{asked[key].claim}: {verdict}, not {rows[key]['verdict']}" for key, verdict in told.items()
                if verdict != rows[key]["verdict"]]  # fmt: skip
     listed = f": {'; '.join(changed)}" if changed else ""
-    return (
-        f"Without these {len(clips)} clips {len(changed)} of {len(told)} verdicts are others{listed}." if told else ""
-    )
+    if not told:
+        return ""
+    return f"{SET_ON}. Without these {len(clips)} clips {len(changed)} of {len(told)} verdicts are others{listed}."
 
 
 def _each(key: str, known: dict[str, list[str]]) -> Iterator[dict[str, str]]:

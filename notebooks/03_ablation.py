@@ -252,9 +252,7 @@ write_metrics(f"{out}/metrics.json", rows)
 display(Markdown("\n".join(f"- {evidence(row)}" for row in rows.values())))
 
 # %%
-if fewer := without(asked, tables, params.clips):
-    why = "The judge's bound on naming an object was set on edited frames of the clips of params.yaml (docs/claims.md)."
-    display(Markdown(f"{why} {fewer}"))
+display(Markdown(without(asked, rows, tables, params.clips)))
 
 # %% tags=["answer"] jupyter={"source_hidden": true}
 display(Markdown(answer(rows)))

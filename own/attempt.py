@@ -104,7 +104,7 @@ def edit_own_clip(params: Params, options: Namespace) -> None:
 
 def _keeping(method: OwnMethod, params: Params, entry: ClipEntry, keep: str) -> Callable[[ClipEntry, str], Piece]:
     """`method.edit` that changes nothing but what `keep`, a mask's file or words of the caption, says."""
-    if keep.lower() in entry.caption.lower():
+    if _stands_in(keep, entry.caption):
         return partial(method.edit_inside, words=keep)
     (frames, *size), source = shape(params), entry.source
     mask = read_mask(Path(keep), frames, tuple(size), params.clip.fit, source.start, source.stride)
@@ -113,10 +113,14 @@ def _keeping(method: OwnMethod, params: Params, entry: ClipEntry, keep: str) -> 
 
 def _check_keep(keep: str, caption: str) -> None:
     """InputError for what is neither words of the caption nor a file: before a clip is tuned for it."""
-    if keep.lower() not in caption.lower() and not Path(keep).exists():
+    if not _stands_in(keep, caption) and not Path(keep).exists():
         raise InputError(
             f"{keep!r} is no file, and the caption {caption!r} does not have it: give words that stand in it, or a mask"
         )
+
+
+def _stands_in(words: str, caption: str) -> bool:
+    return words.lower() in caption.lower()
 
 
 def at_scale(params: Params, model: str) -> tuple[Params, list[str]]:

@@ -34,13 +34,13 @@ from own.windows import windows
 from publish.findings import measured
 from publish.marks import write_marked
 from studies.benchmark import made_with
+from studies.command import ended
 from studies.method import Method
 from studies.scores import Scores
 from studies.settings import Params, load_params
 from studies.store import Piece
 from tav import interrupt
 from tav.clip import read_frames
-from tav.errors import InputError, NumericalError
 
 FILE, PAGE = RESULTS / "own.csv", Path("docs/own-clips.md")
 STEPS = 500  # of tuning that stopping is compared with: the paper's
@@ -193,13 +193,12 @@ def table(found: list[dict]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
-    try:
-        measure(load_params())
-        write_marked(PAGE, "evidence", page())
-    except (InputError, NumericalError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3 if isinstance(error, NumericalError) else 2
-    return 0
+    return ended(_measure_and_write)
+
+
+def _measure_and_write() -> None:
+    measure(load_params())
+    write_marked(PAGE, "evidence", page())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ one line on stderr. 1 is a bug.
 import argparse
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 
 from safetensors import SafetensorError
@@ -38,10 +38,22 @@ def run(
     if not light.intersection(arguments[:1]) and (code := ask(package, arguments)) is not None:
         return code
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    try:
+
+    def work() -> None:
         options = _parser(package, about, verbs).parse_args(arguments)
         words = [options.name] if "name" in options else [options] if len(vars(options)) > 1 else []
         _run(verbs[options.verb][0], options.verb, words, options.verb not in without_settings)
+
+    return ended(work, lambda: _smaller(arguments[0]))
+
+
+def ended(work: Callable[[], None], smaller: Callable[[], str] = lambda: "") -> int:
+    """The exit code of a command's `work`, whose failures of the known kinds are a line each.
+
+    smaller: the settings, each with a comma, that would save memory.
+    """
+    try:
+        work()
     except InputError as error:
         return _fail(error, 2)
     except OSError as error:
@@ -53,7 +65,7 @@ def run(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return _fail(f"out of memory: {_smaller(options.verb)}lower clip.size or clip.num_frames", 4)
+        return _fail(f"out of memory: {smaller()}lower clip.size or clip.num_frames", 4)
     return 0
 
 

@@ -21,7 +21,8 @@ def use(preset: str) -> None:
     presets, now = sorted(path.stem for path in FOLDER.glob("*.yaml")), Path("params.yaml")
     if preset not in presets:
         raise InputError(f"params has no {preset}.yaml: there are {', '.join(presets) or 'no presets here'}")
-    wanted = compose(preset)  # before params/last.yaml, which may be the one, is written anew
+    kept = FOLDER / f"{preset}.yaml"
+    wanted = kept.read_bytes() if preset == LAST else compose(preset)  # before params/last.yaml is written anew
     if now.is_file() and now.read_bytes() not in [text.encode() for text in _composed(presets)]:
         write_whole(FOLDER / f"{LAST}.yaml", now.read_bytes())
         print(f"what params.yaml was is in params/{LAST}.yaml: `python -m studies use {LAST}` brings it back")

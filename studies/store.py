@@ -7,7 +7,6 @@ piece.json in it says all of that, and the digest of the files; its time is when
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -152,7 +151,7 @@ def prune(size: str, store: Store | None = None) -> None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(GB|MB|KB|B)?", size.strip(), re.IGNORECASE)
     if not match:
         raise InputError(f"{size} is no size: give one such as 2GB, 300MB or 0")
-    most = math.ceil(Decimal(match[1]) * UNITS[(match[2] or "B").upper()])
+    most = int(Decimal(match[1]) * UNITS[(match[2] or "B").upper()])
     print(f"{(store or Store()).prune(most)} pieces deleted")
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 import peers
 from measures import protocol
 from measures.evidence import Interval, answer, decide, evidence, settled
-from measures.protocol import Claim, answers, without
+from measures.protocol import SET_ON, Claim, answers, without
 from measures.tables import METHOD, RANGES
 from miniature.clips import DATA
 from miniature.moves import GROUPS
@@ -251,11 +251,15 @@ def test_verdicts_that_some_clips_alone_bring_about_are_named():
     rest = [0.1 * (number % 2) for number in range(12)]
     whole, few = (scores(n, **{METHOD: of[:n], "other": [0.0] * n}) for n, of in ((12, [1, 1, 1, *rest]), (3, [1] * 3)))
     tables, clips = {"all": whole, "few": few}, ["clip-0", "clip-1", "clip-2"]
-    assert without(claims, tables, clips) == "Without these 3 clips 0 of 2 verdicts are others."
+
+    def said(tables: dict) -> str:
+        return without(claims, settled(answers(claims, tables)), tables, clips)
+
+    assert said(tables) == f"{SET_ON}. Without these 3 clips 0 of 2 verdicts are others."
     whole.loc[whole["clip"].isin(clips) & (whole["method"] == METHOD), "edit success"] = -1.0
     changed = "better: holds, not undecided; as good: holds, not undecided"
-    assert without(claims, tables, clips) == f"Without these 3 clips 2 of 2 verdicts are others: {changed}."
-    assert without(claims, {"all": whole.head(0), "few": few}, clips) == ""
+    assert said(tables) == f"{SET_ON}. Without these 3 clips 2 of 2 verdicts are others: {changed}."
+    assert said({"all": whole.head(0), "few": few}) == ""
 
 
 def test_an_answer_names_the_claims_of_each_verdict_or_counts_them():

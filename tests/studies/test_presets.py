@@ -115,6 +115,8 @@ def test_a_broken_preset_or_params_yaml_is_in_nobody_elses_way(folder, capsys):
     Path("params.yaml").write_bytes("clips: {}  # f\xfcr".encode("latin-1"))
     assert main(["use", "demo"]) == 0
     assert Path("params/last.yaml").read_bytes() == b"clips: {}  # f\xfcr"
+    assert main(["use", "last"]) == 0
+    assert Path("params.yaml").read_bytes() == b"clips: {}  # f\xfcr"
     for name, said in (("mine", "params/mine.yaml, line 1"), ("empty", "params/empty.yaml is empty")):
         assert main(["use", name]) == 2
         assert said in capsys.readouterr().err
